@@ -1,0 +1,1 @@
+//! The sidecar beside one node.

@@ -1,0 +1,1 @@
+//! The job that keeps one node's WAL.

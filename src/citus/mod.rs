@@ -1,0 +1,1 @@
+//! Names and catalogue rows that Citus gives to distributed transactions.

@@ -1,0 +1,1 @@
+//! What was written in the configuration file, and what it means.

@@ -1,0 +1,1 @@
+//! Which moment is consistent on all nodes, and why.

@@ -1,0 +1,1 @@
+//! The job that deletes what retention allows.

@@ -1,0 +1,1 @@
+//! One live PostgreSQL node: its SQL session, its replication stream, its data directory.

@@ -1,0 +1,1 @@
+//! The job that brings every zone to hold every object.

@@ -1,0 +1,1 @@
+//! Sealed objects by name: the only place that forms an object's name.

@@ -1,0 +1,1 @@
+//! Three object stores as one: quorum write, first good read, repair.
