@@ -121,6 +121,8 @@ pub struct Foot {
     pub settings: Vec<Setting>,
     /// The lines of `pg_hba.conf` that are not comments, for the report of a restore.
     pub hba: Vec<String>,
+    /// The name of the bootstrap superuser (role 10): as whom a restore connects.
+    pub superuser: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
