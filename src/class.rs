@@ -8,6 +8,8 @@ pub enum Class {
     Transient,
     /// A person must change something first.
     Operator,
+    /// The moment asked for is not among those that can be restored.
+    Outside,
     /// Stored bytes are not what was written.
     Damage,
     /// Our own mistake.

@@ -1,1 +1,3 @@
+//! The demonstration: see `scripts/demo`.
+
 fn main() {}

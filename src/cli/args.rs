@@ -1,0 +1,276 @@
+//! What may be typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args as Group, Parser, Subcommand, ValueEnum};
+
+use crate::ids::{ClusterName, NodeName};
+use crate::moment::Moment;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  failed by a fault of pitrus itself
+  2  something must be changed first: arguments, configuration, privileges
+  3  zones or servers did not answer; the same command may work later
+  4  stored data is damaged
+  5  the moment asked for is outside what can be restored";
+
+/// Restores a sharded Citus/PostgreSQL cluster to any moment, whole.
+#[derive(Debug, Parser)]
+#[command(name = "pitrus", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(super) struct Args {
+    /// The configuration file
+    #[arg(long, global = true, env = "PITRUS_CONFIG", default_value = "/etc/pitrus/pitrus.toml")]
+    pub(super) config: PathBuf,
+    /// Log more (twice: everything); PITRUS_LOG filters as RUST_LOG does
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(super) verbose: u8,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Write a configuration for a server that can be reached
+    Init(Init),
+    /// Archive this node's WAL and take its base backups, until told to stop
+    Agent,
+    /// Take a base backup of this node now; its agent must be running
+    Backup(Backup),
+    /// Tell whether this node can be protected, and what to do where not
+    Check(Shown),
+    /// Show nodes, backups, the restorable window, gaps and zones
+    Info(Info),
+    /// Plan a restore of the whole cluster, or run it
+    #[command(subcommand)]
+    Restore(Restore),
+    /// Copy to every zone what the others hold
+    Repair(Repair),
+    /// Delete what retention no longer keeps
+    Expire(Expire),
+    /// Make keys
+    #[command(subcommand)]
+    Key(Key),
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Init {
+    /// How to reach the server, as libpq writes it, without a password
+    #[arg(long)]
+    pub(super) conninfo: String,
+    /// Name of the cluster
+    #[arg(long)]
+    pub(super) cluster: ClusterName,
+    /// Name of this node [default: coordinator, worker-<group>, or the host's name]
+    #[arg(long)]
+    pub(super) node: Option<NodeName>,
+    /// A zone: NAME=URL, or URL; give it three times. Folders are made
+    #[arg(long = "zone", required = true)]
+    pub(super) zones: Vec<String>,
+    /// File of the master key
+    #[arg(long, default_value = "/etc/pitrus/key")]
+    pub(super) key_file: PathBuf,
+    /// Make the master key if its file does not exist; all nodes of the cluster need the same key
+    #[arg(long)]
+    pub(super) generate_key: bool,
+    /// Folder for the agent's state
+    #[arg(long, default_value = "/var/lib/pitrus")]
+    pub(super) state_dir: PathBuf,
+    /// File with the password
+    #[arg(long)]
+    pub(super) password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Backup {
+    /// zstd level, 1 to 19 [default: from the configuration]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub(super) level: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Shown {
+    /// For people or for programs
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(super) output: Output,
+}
+
+/// Where the vault is: from the configuration, or from these where there is none.
+#[derive(Debug, Group)]
+pub(super) struct Where {
+    /// Without a configuration: a zone, as a path or URL; may be given more than once
+    #[arg(long = "zone", value_name = "URL", requires = "cluster")]
+    pub(super) zones: Vec<String>,
+    /// Without a configuration: the name of the cluster
+    #[arg(long, requires = "zones")]
+    pub(super) cluster: Option<ClusterName>,
+    /// Without a configuration: the file of the master key
+    #[arg(long, requires = "zones")]
+    pub(super) key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Info {
+    #[command(flatten)]
+    pub(super) vault: Where,
+    #[command(flatten)]
+    pub(super) shown: Shown,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Repair {
+    #[command(flatten)]
+    pub(super) vault: Where,
+    /// Read every object of every zone and replace what is damaged; needs the key
+    #[arg(long)]
+    pub(super) deep: bool,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Expire {
+    /// Only print what would be deleted
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Key {
+    /// Print a new master key, or write it to a new file
+    Generate {
+        /// A file that does not exist yet; it will be readable by you alone
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Restore {
+    /// Show what a restore would do; writes nothing
+    Plan(RestorePlan),
+    /// Restore all nodes into new directories
+    Run(RestoreRun),
+    /// Give the recovering server a segment that the restore has fetched (its restore_command)
+    #[command(hide = true)]
+    WalFromSpool { spool: PathBuf, file: String, target: PathBuf },
+}
+
+/// The moment to restore to.
+#[derive(Debug, Group)]
+#[group(required = true, multiple = false)]
+pub(super) struct Target {
+    /// A moment with its zone, such as 2026-11-21T08:30:00Z
+    #[arg(long)]
+    pub(super) time: Option<Moment>,
+    /// The latest moment that can be restored
+    #[arg(long)]
+    pub(super) latest: bool,
+    /// The earliest moment that can be restored
+    #[arg(long)]
+    pub(super) earliest: bool,
+    /// A restore point made by citus_create_restore_point or pg_create_restore_point
+    #[arg(long, value_name = "NAME")]
+    pub(super) restore_point: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct RestorePlan {
+    #[command(flatten)]
+    pub(super) vault: Where,
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// How far a node's clock was ahead (+) or behind (-), such as worker-1=+50ms; may be given more than once
+    #[arg(long = "clock", value_name = "NODE=OFFSET", value_parser = clock_offset, allow_hyphen_values = true)]
+    pub(super) clocks: Vec<(NodeName, i64)>,
+    #[command(flatten)]
+    pub(super) shown: Shown,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct RestoreRun {
+    #[command(flatten)]
+    pub(super) vault: Where,
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// How far a node's clock was ahead (+) or behind (-), such as worker-1=+50ms; may be given more than once
+    #[arg(long = "clock", value_name = "NODE=OFFSET", value_parser = clock_offset, allow_hyphen_values = true)]
+    pub(super) clocks: Vec<(NodeName, i64)>,
+    /// Name of the new cluster, unlike the old one's
+    #[arg(long = "as", value_name = "NEW_NAME")]
+    pub(super) new_name: ClusterName,
+    /// Folder for one data directory a node, on this machine
+    #[arg(long, required_unless_present = "targets", conflicts_with = "targets")]
+    pub(super) into: Option<PathBuf>,
+    /// File naming host, port and data directory for each node
+    #[arg(long)]
+    pub(super) targets: Option<PathBuf>,
+    /// Folder of the PostgreSQL programs [default: found by version]
+    #[arg(long)]
+    pub(super) bin_dir: Option<PathBuf>,
+    /// Operating system user of the servers
+    #[arg(long, default_value = "postgres")]
+    pub(super) os_user: String,
+    /// Leave the new cluster running
+    #[arg(long)]
+    pub(super) start: bool,
+}
+
+/// Reads `NODE=+50ms`; the offset is in microseconds.
+fn clock_offset(text: &str) -> Result<(NodeName, i64), String> {
+    let shape = || format!("{text:?} is not NODE=OFFSET, such as worker-1=+50ms");
+    let (node, offset) = text.split_once('=').ok_or_else(shape)?;
+    let node = node.parse().map_err(|error: crate::ids::BadName| error.to_string())?;
+    let unit = offset.trim_start_matches(|c: char| c.is_ascii_digit() || "+-.".contains(c));
+    let number = offset.strip_suffix(unit).unwrap_or(offset);
+    let micros = match unit {
+        "us" => 1.0,
+        "ms" => 1e3,
+        "s" => 1e6,
+        _ => return Err(format!("{text:?}: write the offset in us, ms or s")),
+    };
+    let number: f64 = number.parse().map_err(|_| shape())?;
+    let whole = (number * micros).round();
+    if whole.abs() > 86_400e6 {
+        return Err(format!("{text:?}: no clock is off by more than a day"));
+    }
+    Ok((node, whole as i64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn offsets_have_a_sign_and_a_unit() {
+        let read = |text| clock_offset(text).map(|(_, micros)| micros);
+        assert_eq!(read("w=+50ms"), Ok(50_000));
+        assert_eq!(read("w=-1.5s"), Ok(-1_500_000));
+        assert_eq!(read("w=7us"), Ok(7));
+        for bad in ["w", "w=", "w=5", "w=ms", "W=5ms", "w=1e9s", "w=99999s", "w=--5ms"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_target_is_asked_for() {
+        let parse =
+            |more: &[&str]| Args::try_parse_from([&["pitrus", "restore", "plan"], more].concat()).map(|_| ());
+        assert!(parse(&["--latest"]).is_ok());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--latest", "--earliest"]).is_err());
+        assert!(parse(&["--time", "yesterday"]).is_err());
+        assert!(parse(&["--latest", "--zone", "/a"]).is_err());
+        assert!(parse(&["--latest", "--zone", "/a", "--cluster", "c", "--key-file", "/k"]).is_ok());
+    }
+}
