@@ -5,6 +5,7 @@
 //! older pitrus reads what a newer one of the same version wrote.
 
 pub mod backup;
+pub mod clone_mark;
 pub mod node;
 pub mod topology;
 pub mod wal_index;
