@@ -1,1 +1,5 @@
 //! The job that keeps one node's WAL.
+
+mod branch;
+mod held;
+mod intake;

@@ -152,11 +152,15 @@ mod tests {
 
     #[test]
     fn refuses_passwords_and_several_hosts() {
-        for bad in
-            ["host=a,b", "postgresql://u:secret@h/", "host=a password=x", "nonsense=1", "host=a port=1,2"]
-        {
+        for bad in [
+            "host=a,b",
+            "postgresql://u:hunter2@h/",
+            "host=a password=hunter2",
+            "nonsense=1",
+            "host=a port=1,2",
+        ] {
             let error = target(bad).err().unwrap();
-            assert!(!error.to_string().contains("secret"), "{error}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
         }
         assert_eq!(format!("{:?}", Secret::new("hunter2".to_owned())), "Secret(…)");
     }
