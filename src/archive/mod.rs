@@ -1,5 +1,1 @@
 //! The job that keeps one node's WAL.
-
-mod branch;
-mod held;
-mod intake;

@@ -35,7 +35,7 @@ pub(super) struct TlsStream<S>(tokio_rustls::client::TlsStream<S>);
 /// A connector for one host.
 pub(super) struct ForHost {
     connector: Connector,
-    name: ServerName<'static>,
+    host: String,
 }
 
 impl Connector {
@@ -55,9 +55,8 @@ impl Connector {
         Ok(Connector { config: Arc::new(config) })
     }
 
-    pub(super) fn for_host(&self, host: &str) -> io::Result<ForHost> {
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        Ok(ForHost { connector: self.clone(), name })
+    pub(super) fn for_host(&self, host: &str) -> ForHost {
+        ForHost { connector: self.clone(), host: host.to_owned() }
     }
 }
 
@@ -66,8 +65,10 @@ impl ForHost {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        // Only now: tokio-postgres makes connectors for sockets too, which have no name.
+        let name = ServerName::try_from(self.host).map_err(io::Error::other)?;
         let connector = tokio_rustls::TlsConnector::from(self.connector.config);
-        connector.connect(self.name, stream).await.map(TlsStream)
+        connector.connect(name, stream).await.map(TlsStream)
     }
 }
 
@@ -87,7 +88,7 @@ where
     type Error = io::Error;
 
     fn make_tls_connect(&mut self, domain: &str) -> io::Result<ForHost> {
-        self.for_host(domain)
+        Ok(self.for_host(domain))
     }
 }
 

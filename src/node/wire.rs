@@ -317,7 +317,7 @@ async fn dial(
         return Err(Error::Tls { server: server(), source });
     }
     let tls = |source| Error::Tls { server: server(), source };
-    let connector = Connector::new(options, target.ssl)?.for_host(host).map_err(tls)?;
+    let connector = Connector::new(options, target.ssl)?.for_host(host);
     let stream = connector.handshake(tcp).await.map_err(tls)?;
     let end_point = stream.server_end_point();
     Ok((Box::new(stream), true, end_point))

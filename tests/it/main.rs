@@ -4,5 +4,6 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod node;
 mod servers;
 mod tidy;
