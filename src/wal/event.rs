@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::GroupId;
 use crate::lsn::Lsn;
 use crate::moment::Moment;
 use crate::timeline::TimelineId;
@@ -25,13 +26,13 @@ pub struct Event {
 pub enum What {
     /// A transaction was prepared under `gid`.
     Prepare { xid: u32, database: u32, gid: String, time: Moment },
-    /// An ordinary commit. `decides` lists the gids of the `pg_dist_transaction` rows that this
-    /// transaction inserted: where it is not empty this record is the decision of a distributed transaction.
+    /// An ordinary commit. `decides` lists the `pg_dist_transaction` rows that this transaction
+    /// inserted: where it is not empty this record is the decision of a distributed transaction.
     Commit {
         xid: u32,
         time: Moment,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        decides: Vec<String>,
+        decides: Vec<Decided>,
     },
     /// An ordinary rollback.
     Abort { xid: u32, time: Moment },
@@ -97,12 +98,21 @@ pub struct Prepared {
     pub time: Moment,
 }
 
+/// A `pg_dist_transaction` row: one participant of a distributed transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// The group of the node where `gid` was prepared (the row's `groupid`), not of the initiator.
+    pub group: GroupId,
+    pub gid: String,
+}
+
 /// A `pg_dist_transaction` row of a transaction that has not committed yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingDecision {
     /// The (sub)transaction that inserted the row.
     pub xid: u32,
-    pub gid: String,
+    #[serde(flatten)]
+    pub row: Decided,
 }
 
 /// What is under way at a position: all that decoding from there must know of what came before.
