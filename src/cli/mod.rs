@@ -4,7 +4,9 @@
 //! [`args`] says what may be typed, [`failure`] how a failure is shown and which exit code it has.
 
 mod args;
+mod check;
 mod failure;
+mod init;
 mod key;
 mod run;
 

@@ -4,13 +4,17 @@ use std::process::ExitCode;
 
 use super::args::{Args, Command, Key};
 use super::failure::Failure;
-use super::key;
+use super::{check, init, key};
+use crate::config::Settings;
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
-    match args.command {
+    let settings = || Settings::load(&args.config);
+    match &args.command {
+        Command::Init(init) => init::run(init, &args.config).await?,
         Command::Key(Key::Generate { file }) => key::generate(file.as_deref())?,
+        Command::Check(shown) => return check::run(&settings()?, shown).await,
         _ => {
-            crate::config::Settings::load(&args.config)?;
+            settings()?;
             return Err(Failure::operator("this command is not part of this build", "use a newer pitrus"));
         }
     }

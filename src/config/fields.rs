@@ -118,6 +118,22 @@ pub const FIELDS: &[Field] = &[
         Value("35"),
         "Every moment of so many days back stays restorable, 1 to 36500; `pitrus expire` deletes what is older.",
     ),
+    field(
+        "clock.coordinator",
+        Nothing,
+        "How to reach the coordinator, as in postgres.conninfo, so that `pitrus check` can compare this machine's clock with its own.",
+    ),
+    field(
+        "clock.password_file",
+        Nothing,
+        "File with the password there. At most one of the three may be written.",
+    ),
+    field("clock.password_env", Nothing, "Environment variable with the password there."),
+    field(
+        "clock.password_command",
+        Nothing,
+        "Program and arguments, as a list, that print the password there.",
+    ),
 ];
 
 /// Returns the tables of the file, in order; the first, without a name, holds the top-level fields.

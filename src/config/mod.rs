@@ -6,6 +6,7 @@
 //! Secrets never stand in the file: it says where they are ([`secret::Source`]), and they are read
 //! only when a command needs them.
 
+pub mod draft;
 pub mod fields;
 mod nearest;
 pub mod raw;

@@ -30,6 +30,8 @@ pub struct Raw {
     pub archive: Archive,
     #[serde(default)]
     pub retention: Retention,
+    #[serde(default)]
+    pub clock: Clock,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -100,6 +102,15 @@ pub struct Archive {
 #[serde(deny_unknown_fields)]
 pub struct Retention {
     pub days: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clock {
+    pub coordinator: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub password_env: Option<String>,
+    pub password_command: Option<Vec<String>>,
 }
 
 /// Where each field stands. A zone's fields are named `zone[1].url`, counted from 1.

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use croner::Cron;
+use zeroize::Zeroizing;
 
 use super::Error;
 use super::raw::{self, Lines, OptionValue, Raw};
 use super::secret::Source;
 use crate::ids::{ClusterName, NodeName, ZoneName};
 use crate::moment::Moment;
+use crate::node::{ConnectionOptions, Secret};
 
 /// The meaning of one configuration file.
 #[derive(Clone, Debug)]
@@ -27,14 +29,44 @@ pub struct Settings {
     pub archive: Archive,
     /// Every moment of so many days back stays restorable.
     pub retention_days: u32,
+    /// The server with whose clock this machine's is compared.
+    pub coordinator: Option<Server>,
 }
 
+/// This node's own server.
 #[derive(Clone, Debug)]
 pub struct Postgres {
+    pub server: Server,
+    pub slot: String,
+}
+
+/// How to reach a server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The table of the configuration that says so.
+    table: &'static str,
     pub conninfo: String,
     pub password: Option<Source>,
     pub tls_root_cert: Option<PathBuf>,
-    pub slot: String,
+}
+
+impl Server {
+    /// Reads the password, if there is one. May block.
+    pub fn options(&self) -> Result<ConnectionOptions, Error> {
+        let password = match &self.password {
+            None => None,
+            Some(source) => Some(read_secret(&format!("{}.password", self.table), source)?),
+        };
+        Ok(ConnectionOptions {
+            conninfo: self.conninfo.clone(),
+            password: password.map(|text| Secret::new(text.as_str().to_owned())),
+            tls_root_cert: self.tls_root_cert.clone(),
+        })
+    }
+}
+
+fn read_secret(field: &str, source: &Source) -> Result<Zeroizing<String>, Error> {
+    source.read().map_err(|source| Error::Secret { field: field.to_owned(), source })
 }
 
 #[derive(Clone, Debug)]
@@ -86,12 +118,30 @@ impl Settings {
         Settings::parse(path, &text)
     }
 
+    /// Returns the node's name and server; a machine that only restores has none.
+    pub fn own_node(&self) -> Result<(&NodeName, &Postgres), Error> {
+        let missing = |field: &str, fix: &str| Error::Missing {
+            path: self.path.clone(),
+            field: field.to_owned(),
+            fix: fix.to_owned(),
+        };
+        let node =
+            self.node.as_ref().ok_or_else(|| missing("node", "this command needs the name of this node"))?;
+        let postgres = self.postgres.as_ref().ok_or_else(|| {
+            missing("postgres", "this command needs [postgres] with conninfo: this node's server")
+        })?;
+        Ok((node, postgres))
+    }
+
     /// Checks the text of a file; `path` is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Settings, Error> {
         let (raw, lines) = raw::read(path, text)?;
         Judge { path, lines }.settings(raw)
     }
 }
+
+/// A secret's file, environment variable and command, as written.
+type Written = (Option<PathBuf>, Option<String>, Option<Vec<String>>);
 
 /// Judges the fields of one file.
 struct Judge<'a> {
@@ -112,6 +162,7 @@ impl Judge<'_> {
         let key = self
             .source("key.", (raw.key.file, "file"), (raw.key.env, "env"), (raw.key.command, "command"))?
             .ok_or_else(|| self.missing("key", "write exactly one of file, env and command in [key]"))?;
+        let tls_root_cert = raw.postgres.as_ref().and_then(|p| p.tls_root_cert.clone());
         Ok(Settings {
             path: self.path.to_owned(),
             cluster,
@@ -120,6 +171,7 @@ impl Judge<'_> {
             write_quorum: write_quorum as usize,
             zones,
             key,
+            coordinator: self.clock(raw.clock, tls_root_cert)?,
             postgres: raw.postgres.map(|p| self.postgres(p)).transpose()?,
             backup: self.backup(raw.backup)?,
             archive: Archive {
@@ -134,19 +186,6 @@ impl Judge<'_> {
     }
 
     fn postgres(&self, raw: raw::Postgres) -> Result<Postgres, Error> {
-        let conninfo = raw.conninfo.ok_or_else(|| {
-            self.missing(
-                "postgres.conninfo",
-                "write how to reach this server, such as \"host=/run/postgresql user=pitrus\"",
-            )
-        })?;
-        if holds_password(&conninfo) {
-            return Err(self.value(
-                "postgres.conninfo",
-                "holds a password",
-                "take it out, and name password_file, password_env or password_command",
-            ));
-        }
         let slot = raw.slot.unwrap_or_else(|| "pitrus".to_owned());
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
         if !(1..=63).contains(&slot.len()) || !slot.bytes().all(fits) {
@@ -159,13 +198,43 @@ impl Judge<'_> {
         if let Some(path) = &raw.tls_root_cert {
             self.absolute("postgres.tls_root_cert", path)?;
         }
-        let password = self.source(
-            "postgres.",
-            (raw.password_file, "password_file"),
-            (raw.password_env, "password_env"),
-            (raw.password_command, "password_command"),
-        )?;
-        Ok(Postgres { conninfo, password, tls_root_cert: raw.tls_root_cert, slot })
+        let conninfo = self.conninfo("postgres.conninfo", raw.conninfo)?;
+        let secret = (raw.password_file, raw.password_env, raw.password_command);
+        let password = self.password("postgres", secret)?;
+        Ok(Postgres {
+            server: Server { table: "postgres", conninfo, password, tls_root_cert: raw.tls_root_cert },
+            slot,
+        })
+    }
+
+    fn clock(&self, raw: raw::Clock, tls_root_cert: Option<PathBuf>) -> Result<Option<Server>, Error> {
+        let secret = (raw.password_file, raw.password_env, raw.password_command);
+        let password = self.password("clock", secret)?;
+        if raw.coordinator.is_none() && password.is_none() {
+            return Ok(None);
+        }
+        let conninfo = self.conninfo("clock.coordinator", raw.coordinator)?;
+        Ok(Some(Server { table: "clock", conninfo, password, tls_root_cert }))
+    }
+
+    fn conninfo(&self, field: &str, text: Option<String>) -> Result<String, Error> {
+        let text = text.ok_or_else(|| {
+            self.missing(field, "write how to reach the server, such as \"host=/run/postgresql user=pitrus\"")
+        })?;
+        if holds_password(&text) {
+            return Err(self.value(
+                field,
+                "holds a password",
+                "take it out, and name password_file, password_env or password_command",
+            ));
+        }
+        Ok(text)
+    }
+
+    fn password(&self, table: &str, written: Written) -> Result<Option<Source>, Error> {
+        let (file, env, command) = written;
+        let table = format!("{table}.");
+        self.source(&table, (file, "password_file"), (env, "password_env"), (command, "password_command"))
     }
 
     fn zones(&self, raw: Vec<raw::Zone>) -> Result<Vec<Zone>, Error> {

@@ -4,6 +4,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod cli;
 mod node;
 mod servers;
 mod tidy;
