@@ -3,15 +3,21 @@
 //! Everything lives in one temporary folder and on free ports; a server is ended by its own handle
 //! only, and nothing outlives the process that made it. As root the servers run as the operating
 //! system user `postgres`, since PostgreSQL refuses to run as root.
-#![allow(dead_code, unreachable_pub)] // each of its users is a crate of its own and needs another part
+#![allow(dead_code, unreachable_pub, unused_imports)] // each of its users is a crate of its own and needs another part
 #![allow(clippy::unwrap_used)] // a world that cannot be made fails its test at once
 
+pub mod bank;
+pub mod cluster;
 pub mod folder;
+pub mod load;
 pub mod server;
 
 use std::path::PathBuf;
 
+pub use bank::{Bank, Books, Truth, Verdict};
+pub use cluster::{Cluster, ClusterOptions, DATABASE, Kind, NODES};
 pub use folder::Folder;
+pub use load::{Load, LoadOptions};
 pub use server::{Server, ServerOptions, Stop};
 
 /// Returns the folder of the server binaries, or why there is none.
