@@ -10,8 +10,8 @@ use super::key;
 use crate::config::Settings;
 use crate::config::draft::Draft;
 use crate::config::secret::Source;
-use crate::ids::{NodeName, ZoneName};
-use crate::node::{ConnectionOptions, NodeFacts, Secret};
+use crate::ids::{GroupId, NodeName, ZoneName};
+use crate::node::{ConnectionOptions, Error, Secret, Session, topology};
 
 pub(super) async fn run(args: &Init, config: &Path) -> Result<(), Failure> {
     if config.exists() {
@@ -26,9 +26,8 @@ pub(super) async fn run(args: &Init, config: &Path) -> Result<(), Failure> {
         .enumerate()
         .map(|(number, text)| zone(number, text))
         .collect::<Result<Vec<_>, _>>()?;
-    let facts = facts(args).await?;
-    facts.supported()?;
-    let node = args.node.clone().unwrap_or_else(|| name_of(&facts));
+    let group = ask(args).await?;
+    let node = args.node.clone().unwrap_or_else(|| name_of(group));
     let text = draft(args, &node, &zones)?.render();
     // What we write must be what we would accept.
     Settings::parse(config, &text)?;
@@ -47,7 +46,9 @@ pub(super) async fn run(args: &Init, config: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn facts(args: &Init) -> Result<NodeFacts, Failure> {
+/// Asks the server its version, which must be known, and its Citus group. Needs no privilege but to
+/// connect: `pitrus check` prints the grants, and it needs the file that is being written.
+async fn ask(args: &Init) -> Result<Option<GroupId>, Failure> {
     let password = match &args.password_file {
         None => None,
         Some(path) => {
@@ -56,7 +57,14 @@ async fn facts(args: &Init) -> Result<NodeFacts, Failure> {
         }
     };
     let options = ConnectionOptions { conninfo: args.conninfo.clone(), password, tls_root_cert: None };
-    Ok(NodeFacts::read(&options).await?)
+    let session = Session::connect(&options, None).await?;
+    let row =
+        session.row("read its version", "select current_setting('server_version_num')::int4", &[]).await?;
+    let version: i32 = row.get(0);
+    if version / 10_000 != 15 {
+        return Err(Error::Version { found: format!("{}.{}", version / 10_000, version % 10_000) }.into());
+    }
+    Ok(topology::local_groups(&options).await?.first().map(|(_, group)| *group))
 }
 
 fn draft(args: &Init, node: &NodeName, zones: &[(ZoneName, String)]) -> Result<Draft, Failure> {
@@ -119,8 +127,8 @@ fn make_folder(path: &Path) -> Result<(), Failure> {
 }
 
 /// Returns the name that a node's role gives it, or the host's.
-fn name_of(facts: &NodeFacts) -> NodeName {
-    let named = match facts.group {
+fn name_of(group: Option<GroupId>) -> NodeName {
+    let named = match group {
         Some(group) if group.0 == 0 => Some("coordinator".to_owned()),
         Some(group) => Some(format!("worker-{group}")),
         None => std::fs::read_to_string("/proc/sys/kernel/hostname").ok(),
