@@ -1,7 +1,10 @@
-//! The face: what a person at the terminal meets. The binary is run; nothing listens anywhere.
+//! The face: what a person at the terminal meets, by running the binary.
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+
+use crate::world::{self, Folder, Server, ServerOptions};
 
 struct Ran {
     code: i32,
@@ -109,4 +112,48 @@ fn keys_are_made_once_and_kept_closed() {
     assert_eq!(std::fs::read(&file).expect("it is there"), before);
     let printed = pitrus(&["key", "generate"]);
     assert_eq!(printed.out.trim().len(), 64);
+}
+
+/// The order of the README: a bare role, `init`, `check` prints the grants, they are run, `check` is content.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_prints_the_grants_that_make_it_content() {
+    if !world::can_run("check_prints_the_grants_that_make_it_content") {
+        return;
+    }
+    let folder = Arc::new(Folder::new().expect("a folder"));
+    let options = ServerOptions { durable: true, ..ServerOptions::named("one") };
+    let server = Server::start_new(&folder, &options).expect("a server");
+    server.run("postgres", "create role pitrus login").await.expect("a bare role");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let config = path("pitrus.toml");
+    let conninfo = server.conninfo("postgres").replace("user=postgres", "user=pitrus");
+    let mut init = vec!["init", "--config", &config, "--cluster", "test", "--conninfo", &conninfo];
+    let (zones, key, state) = (["a", "b", "c"].map(path), path("key"), path("state"));
+    for zone in &zones {
+        init.extend(["--zone", zone]);
+    }
+    init.extend(["--key-file", &key, "--state-dir", &state, "--generate-key"]);
+    let made = pitrus(&init);
+    assert_eq!(made.code, 0, "{}", made.err);
+    pitrus(&init).fails(2, &["exists", "nothing is overwritten"]);
+
+    let bare = pitrus(&["check", "--config", &config]);
+    assert_eq!(bare.code, 2, "{}{}", bare.out, bare.err);
+    let script: String = bare
+        .out
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("GRANT ") || line.starts_with("ALTER ROLE"))
+        .collect();
+    assert_eq!(script.matches(';').count(), 4, "{}", bare.out);
+    server.run("postgres", &script).await.expect("the printed grants are right");
+    let content = pitrus(&["check", "--config", &config, "--output", "json"]);
+    assert_eq!(content.code, 0, "{}{}", content.out, content.err);
+    let json: serde_json::Value = serde_json::from_str(&content.out).expect("JSON");
+    assert_eq!(json["ok"], true);
+
+    drop(server);
+    let gone = pitrus(&["check", "--config", &config]);
+    assert_eq!(gone.code, 3, "{}{}", gone.out, gone.err);
+    assert!(gone.out.contains("NO ANSWER"), "{}", gone.out);
 }
