@@ -4,8 +4,15 @@
 //! is cut off and refused. A reader holds one line at a time, so a manifest may list millions of files.
 //! A backup exists when its manifest does: the manifest is written last.
 
+mod reader;
+mod writer;
+
+pub use reader::{Ends, ManifestReader};
+pub use writer::ManifestWriter;
+
 use serde::{Deserialize, Serialize};
 
+use super::Error;
 use crate::ids::{BackupId, ClusterName, GroupId, NodeName};
 use crate::lsn::Lsn;
 use crate::moment::Moment;
@@ -13,6 +20,11 @@ use crate::timeline::TimelineId;
 use crate::wal::event::{Parameters, Prepared};
 
 pub const VERSION: u32 = 1;
+const NAME: &str = "backup manifest";
+/// The longest line: one file of about 500 GB.
+const LINE_BYTES_MAX: usize = 64 << 20;
+/// The most bytes that one chunk of a pack holds when opened.
+pub const CHUNK_BYTES_MAX: u32 = 1 << 20;
 
 /// A line of the manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,6 +109,65 @@ pub struct Extent {
     pub crc: u32,
 }
 
+/// A pack: an object that holds sealed chunks, written by one backup.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pack {
+    pub backup: BackupId,
+    pub number: u32,
+}
+
+impl Pack {
+    /// Reads a name as extents and feet have it, in the manifest of `own`.
+    pub fn named(name: &str, own: &BackupId) -> Result<Pack, Error> {
+        let bad = || inconsistent(format!("{name:?} does not name a pack"));
+        let (backup, number) = match name.split_once('/') {
+            Some((backup, number)) => (backup.parse().map_err(|_| bad())?, number),
+            None => (own.clone(), name),
+        };
+        let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        let number = digits.then(|| number.parse().ok()).flatten().ok_or_else(bad)?;
+        Ok(Pack { backup, number })
+    }
+
+    /// Returns its name in the manifest of `own`.
+    pub fn name(&self, own: &BackupId) -> String {
+        if self.backup == *own { self.number.to_string() } else { format!("{}/{}", self.backup, self.number) }
+    }
+}
+
+impl Foot {
+    /// Returns whether pages were found that are damaged on the source: restorable, yet no substitute
+    /// for a good backup.
+    pub fn is_damaged(&self) -> bool {
+        !self.bad_pages.is_empty() || self.bad_pages_more > 0
+    }
+}
+
+impl Entry {
+    /// Refuses what would be written outside the data directory, and extents that do not make the file.
+    fn check(&self) -> Result<(), Error> {
+        let safe = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+        if !self.path.split('/').all(safe) {
+            return Err(inconsistent(format!("{:?} is not a path below the data directory", self.path)));
+        }
+        if let Kind::File { size, extents, .. } = &self.kind {
+            let fits = |e: &Extent| e.offset.checked_add(e.len).is_some_and(|end| end <= CHUNK_BYTES_MAX);
+            let sum: u64 = extents.iter().map(|e| u64::from(e.len)).sum();
+            if !extents.iter().all(fits) || sum != *size {
+                return Err(inconsistent(format!(
+                    "the extents of {} do not make its {size} bytes",
+                    self.path
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn inconsistent(problem: String) -> Error {
+    Error::Inconsistent { document: NAME, problem }
+}
+
 /// What was known when the backup ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Foot {
@@ -111,8 +182,13 @@ pub struct Foot {
     pub bytes: u64,
     /// Bytes of packs that this backup wrote to one zone.
     pub stored: u64,
-    /// Pages whose checksum was wrong, also when read again.
+    /// Every pack that an extent names, as extents name them; rising. Filled by [`ManifestWriter`], so that
+    /// what may be deleted is known from feet alone.
+    pub packs: Vec<String>,
+    /// Pages whose checksum was wrong, also when read again; the first thousand.
     pub bad_pages: Vec<BadPage>,
+    /// How many more there were.
+    pub bad_pages_more: u64,
     /// Transactions found in `pg_twophase`: prepared before the backup began.
     pub prepared: Vec<Prepared>,
     /// From `pg_control`: what a restored server must not set lower.

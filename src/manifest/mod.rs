@@ -3,6 +3,8 @@
 //! All are JSON (one value, or one value a line where they grow), sealed like everything else. Each
 //! carries `format` and `version`; an unknown version is refused, an unknown field is ignored, so an
 //! older pitrus reads what a newer one of the same version wrote.
+#![deny(clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::indexing_slicing))] // tests index what they made
 
 pub mod backup;
 pub mod clone_mark;
