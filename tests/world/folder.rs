@@ -94,7 +94,8 @@ impl Folder {
     /// Returns a command that will run as the servers' user, in this folder, with no PG* variables.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command.current_dir(&self.path);
+        // Its own group: an interrupt typed at a terminal reaches us, and we end our children in order.
+        command.current_dir(&self.path).process_group(0);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PG") {
                 command.env_remove(name);

@@ -10,6 +10,8 @@ pub mod bank;
 pub mod cluster;
 pub mod folder;
 pub mod load;
+pub mod proof;
+pub mod protect;
 pub mod server;
 
 use std::path::PathBuf;
@@ -18,6 +20,7 @@ pub use bank::{Bank, Books, Truth, Verdict};
 pub use cluster::{Cluster, ClusterOptions, DATABASE, Kind, NODES};
 pub use folder::Folder;
 pub use load::{Load, LoadOptions};
+pub use protect::{Ears, Installed, Landing, Protected, Said, open_hba, text};
 pub use server::{Server, ServerOptions, Stop};
 
 /// Returns the folder of the server binaries, or why there is none.
