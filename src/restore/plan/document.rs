@@ -1,0 +1,129 @@
+//! The plan of a restore: everything decided before the first byte is written.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cut::{Foreign, LeftOut, Move, Orphan, Settle, Torn};
+use crate::ids::{BackupId, ClusterName, GroupId, NodeName};
+use crate::lsn::Lsn;
+use crate::manifest::Document;
+use crate::manifest::topology::TopologyDoc;
+use crate::moment::Moment;
+use crate::timeline::TimelineId;
+use crate::wal::event::Parameters;
+
+/// The moment asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// The last consistent state at or before this time.
+    Time(Moment),
+    /// As much as the archive holds.
+    Latest,
+    /// The first state that the oldest backups can reach.
+    Earliest,
+    /// The last consistent state at or before this named restore point.
+    RestorePoint(String),
+}
+
+/// What a restore will do, decided in full.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub version: u32,
+    pub cluster: ClusterName,
+    /// The restored cluster's name.
+    pub new_name: ClusterName,
+    pub made_at: Moment,
+    pub request: Request,
+    /// The moment that the cut is measured against: the time asked for, else that of the latest
+    /// transaction at the positions asked for.
+    pub target: Option<Moment>,
+    pub window: super::Window,
+    /// The cluster's shape at the cut; `None` where none was recorded.
+    pub topology: Option<TopologyDoc>,
+    pub nodes: Vec<NodePlan>,
+    pub moves: Vec<Move>,
+    pub settle: Vec<Settle>,
+    pub left_out: Vec<LeftOut>,
+    pub foreign: Vec<Foreign>,
+    pub orphans: Vec<Orphan>,
+    /// What stopping each node by its own clock (`recovery_target_time`) would tear.
+    pub torn_by_time: Vec<Torn>,
+    /// What the operator should know before going on.
+    pub notes: Vec<String>,
+}
+
+/// What happens on one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodePlan {
+    pub node: NodeName,
+    pub group: Option<GroupId>,
+    pub system_identifier: String,
+    /// As `server_version_num`.
+    pub postgres_version: u32,
+    pub segment_bytes: u32,
+    pub backup: BackupId,
+    /// Recovery begins here.
+    pub backup_start: Lsn,
+    /// The copy is consistent from here on.
+    pub backup_stop: Lsn,
+    pub backup_stopped_at: Moment,
+    /// The timeline to follow (`recovery_target_timeline`); its history file is in the vault unless it is the first.
+    pub timeline: TimelineId,
+    /// Segments that recovery reads, in order.
+    pub wal: Vec<WalRange>,
+    /// The end of the valid WAL of the last segment read.
+    pub wal_end: Lsn,
+    /// Recovery stops before the record that begins here (`recovery_target_lsn`, not inclusive); `None`: at
+    /// the end of the WAL above, without a recovery target, which past the last record would be fatal.
+    pub stop_before: Option<Lsn>,
+    /// The last transaction record inside, and the first outside, by position: where a landing is proved.
+    pub last_included: Option<Landmark>,
+    pub first_excluded: Option<Landmark>,
+    /// How long before the target the last transaction inside was, by this node's clock; negative when after it.
+    pub before_target_micros: Option<i64>,
+    /// How far this node's clock is taken to be ahead.
+    pub clock_ahead_micros: i64,
+    /// A restored server must not set these lower.
+    pub parameters: Parameters,
+    /// A few transaction records on both sides of the stop, in order of position.
+    pub around: Vec<Landmark>,
+}
+
+/// Consecutive segments of one timeline, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalRange {
+    pub timeline: TimelineId,
+    pub first: u64,
+    pub last: u64,
+}
+
+/// A transaction record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Landmark {
+    pub lsn: Lsn,
+    pub xid: u32,
+    pub time: Moment,
+    pub kind: LandmarkKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LandmarkKind {
+    Prepare,
+    Commit,
+    Abort,
+    CommitPrepared,
+    RollbackPrepared,
+}
+
+impl Document for Plan {
+    const NAME: &'static str = "restore plan";
+    const VERSION: u32 = 1;
+}
+
+impl WalRange {
+    /// Returns how many segments it covers.
+    pub fn count(&self) -> u64 {
+        self.last.saturating_sub(self.first) + 1
+    }
+}
