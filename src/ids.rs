@@ -89,6 +89,14 @@ impl BackupId {
         let (day, time) = digits.split_at(digits.len().min(8));
         BackupId(format!("{day}t{time}z-{:02x}{:02x}", chance[0], chance[1]))
     }
+
+    /// Returns when the backup began, to the second; `None` for a name that was not made here.
+    pub fn start(&self) -> Option<Moment> {
+        let digit = |at: usize, len: usize| self.0.get(at..at + len);
+        let (date, time) =
+            ((digit(0, 4)?, digit(4, 2)?, digit(6, 2)?), (digit(9, 2)?, digit(11, 2)?, digit(13, 2)?));
+        format!("{}-{}-{}T{}:{}:{}Z", date.0, date.1, date.2, time.0, time.1, time.2).parse().ok()
+    }
 }
 
 /// A Citus group: 0 is the coordinator, each worker has its own.
@@ -117,5 +125,7 @@ mod tests {
         let id = BackupId::new("2026-11-21T08:30:00Z".parse().unwrap(), [0xab, 1]);
         assert_eq!(id.as_str(), "20261121t083000z-ab01");
         assert!(id.as_str().parse::<BackupId>().is_ok());
+        assert_eq!(id.start(), "2026-11-21T08:30:00Z".parse().ok());
+        assert_eq!("full".parse::<BackupId>().unwrap().start(), None);
     }
 }

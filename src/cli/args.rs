@@ -187,6 +187,15 @@ pub(super) struct RestorePlan {
     /// How far a node's clock was ahead (+) or behind (-), such as worker-1=+50ms; may be given more than once
     #[arg(long = "clock", value_name = "NODE=OFFSET", value_parser = clock_offset, allow_hyphen_values = true)]
     pub(super) clocks: Vec<(NodeName, i64)>,
+    /// Also check the name of the new cluster
+    #[arg(long = "as", value_name = "NEW_NAME")]
+    pub(super) new_name: Option<ClusterName>,
+    /// Also check that the folder can take one data directory a node
+    #[arg(long, conflicts_with = "targets")]
+    pub(super) into: Option<PathBuf>,
+    /// Also check the file naming host, port and data directory for each node
+    #[arg(long)]
+    pub(super) targets: Option<PathBuf>,
     #[command(flatten)]
     pub(super) shown: Shown,
 }

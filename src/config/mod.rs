@@ -8,6 +8,7 @@
 
 pub mod draft;
 pub mod fields;
+mod judge;
 mod nearest;
 pub mod raw;
 pub mod secret;

@@ -155,18 +155,24 @@ fn room(lines: &mut Lines, state: &State, slot: &str) {
 }
 
 fn durability(lines: &mut Lines, state: &State) {
-    lines.must(
-        state.fsync == "on",
-        "fsync",
-        &state.fsync,
-        "ALTER SYSTEM SET fsync = on;  -- a crash would lose what the archive holds",
-    );
-    lines.must(
-        state.full_page_writes == "on",
-        "full_page_writes",
-        &state.full_page_writes,
-        "ALTER SYSTEM SET full_page_writes = on;  -- pages torn during a base backup cannot be repaired without",
-    );
+    let better = [
+        (
+            "fsync",
+            &state.fsync,
+            "a crash of the machine loses or breaks what the archive already holds: turn it on",
+        ),
+        (
+            "full_page_writes",
+            &state.full_page_writes,
+            "a crash leaves torn pages, which later backups copy: turn it on",
+        ),
+    ];
+    for (name, value, why) in better {
+        match value.as_str() {
+            "on" => lines.ok(name, "on"),
+            other => lines.advice(name, other, why),
+        }
+    }
     match state.synchronous_commit.as_str() {
         "off" => lines.advice(
             "synchronous_commit",
@@ -277,8 +283,8 @@ mod tests {
             ("max_wal_senders", Verdict::NotOk, |s| s.wal_senders = 10),
             ("max_replication_slots", Verdict::NotOk, |s| s.slots = 10),
             ("max_prepared_transactions", Verdict::NotOk, |s| s.max_prepared_transactions = 0),
-            ("fsync", Verdict::NotOk, |s| s.fsync = "off".into()),
-            ("full_page_writes", Verdict::NotOk, |s| s.full_page_writes = "off".into()),
+            ("fsync", Verdict::Advice, |s| s.fsync = "off".into()),
+            ("full_page_writes", Verdict::Advice, |s| s.full_page_writes = "off".into()),
             ("synchronous_commit", Verdict::Advice, |s| s.synchronous_commit = "off".into()),
             ("data checksums", Verdict::Advice, |s| s.data_checksums = "off".into()),
             ("role pitrus", Verdict::NotOk, |s| s.may_replicate = false),
