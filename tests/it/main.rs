@@ -8,3 +8,4 @@ mod cli;
 mod node;
 mod servers;
 mod tidy;
+mod waldump;

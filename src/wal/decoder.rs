@@ -1,0 +1,343 @@
+//! Bytes of WAL in, records out, with no I/O: feed what came, then take records until more is needed.
+//!
+//! A record lies in pieces between page headers; a record within one page is read where it lies, one
+//! that crosses pages is put together first. Memory is the longest record plus what was fed at once.
+//! (PostgreSQL `src/backend/access/transam/xlogreader.c`.)
+
+use super::bytes::{u16_at, u32_at, u64_at};
+use super::record::{self, HEADER_BYTES, Record, rmgr};
+use super::{Error, version};
+use crate::lsn::Lsn;
+use crate::timeline::TimelineId;
+
+const PAGE: u64 = 8192;
+const SHORT_HEADER: u64 = 24;
+const LONG_HEADER: u64 = 40;
+const IS_CONTRECORD: u16 = 1;
+const IS_LONG: u16 = 2;
+const IS_OVERWRITE: u16 = 8;
+/// `XLogRecordMaxSize` of PostgreSQL 16, the longest that allocation allowed before.
+const RECORD_BYTES_MAX: u32 = 1020 << 20;
+const XLOG_SWITCH: u8 = 0x40;
+
+/// What [`Decoder::step`] found.
+#[derive(Debug)]
+pub enum Step<'a> {
+    Record(Record<'a>),
+    /// Feed more bytes.
+    NeedMore,
+    /// The WAL ends before this position: what lies there was never written, or belongs to an older use of the file.
+    End {
+        at: Lsn,
+        why: &'static str,
+    },
+}
+
+/// Decodes one timeline's WAL from a position on.
+#[derive(Debug)]
+pub struct Decoder {
+    segment_bytes: u64,
+    buffer: Vec<u8>,
+    /// Position of the buffer's first byte.
+    base: Lsn,
+    /// Where the next record may begin.
+    at: Lsn,
+    /// Nothing can be decoded before the buffer reaches this position.
+    wanted: Lsn,
+    /// A first, headless piece of a record may lie at `at`.
+    seeking: bool,
+    previous: Option<Lsn>,
+    timeline: Option<TimelineId>,
+    ended: Option<(Lsn, &'static str)>,
+    /// The record put together from its pieces.
+    whole: Vec<u8>,
+}
+
+enum Found {
+    /// A record in `buffer[from..from + len]`.
+    Here {
+        from: usize,
+        len: usize,
+        end: Lsn,
+    },
+    /// A record in `whole`.
+    Whole {
+        end: Lsn,
+    },
+    NeedMore,
+    End(&'static str),
+    /// Look again at `at`.
+    Again,
+}
+
+impl Decoder {
+    /// Begins at `start`: the start of a page (then the rest of a record begun earlier is skipped), or
+    /// of a record.
+    pub fn new(segment_bytes: u32, start: Lsn) -> Self {
+        Decoder {
+            segment_bytes: u64::from(segment_bytes.max(1 << 20)),
+            buffer: Vec::new(),
+            base: start,
+            at: start,
+            wanted: start,
+            seeking: start.0.is_multiple_of(PAGE),
+            previous: None,
+            timeline: None,
+            ended: None,
+            whole: Vec::new(),
+        }
+    }
+
+    /// Adds the bytes that follow those fed before.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let used = usize::try_from(self.at.0.saturating_sub(self.base.0)).unwrap_or(usize::MAX);
+        // What was read is dropped when it is most of the buffer: each byte is moved about once.
+        if used >= self.buffer.len() {
+            self.base = self.base.plus(self.buffer.len() as u64);
+            self.buffer.clear();
+        } else if used > self.buffer.len() / 2 {
+            self.buffer.drain(..used);
+            self.base = self.at;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Returns where the next record begins or will begin: all before was decoded.
+    pub fn position(&self) -> Lsn {
+        self.at
+    }
+
+    /// Returns the position after the last byte fed.
+    pub fn fed_to(&self) -> Lsn {
+        self.base.plus(self.buffer.len() as u64)
+    }
+
+    /// Returns the timeline that the last page header names.
+    pub fn timeline(&self) -> Option<TimelineId> {
+        self.timeline
+    }
+
+    /// Returns the next record, or why there is none.
+    ///
+    /// # Errors
+    /// WAL of another version of PostgreSQL, or a record whose checksum is right and whose parts do not add up.
+    pub fn step(&mut self) -> Result<Step<'_>, Error> {
+        let (lsn, found) = loop {
+            if let Some((at, why)) = self.ended {
+                return Ok(Step::End { at, why });
+            }
+            if self.fed_to() < self.wanted {
+                return Ok(Step::NeedMore);
+            }
+            match self.find()? {
+                Found::Again => {}
+                Found::NeedMore => return Ok(Step::NeedMore),
+                Found::End(why) => self.ended = Some((self.at, why)),
+                found => break (self.at, found),
+            }
+        };
+        let (bytes, end) = match found {
+            Found::Here { from, len, end } => (self.buffer.get(from..from + len).unwrap_or_default(), end),
+            Found::Whole { end } => (self.whole.as_slice(), end),
+            _ => return Ok(Step::NeedMore),
+        };
+        if !record::checksum_is_right(bytes) {
+            let why = "a record whose checksum is wrong";
+            self.ended = Some((lsn, why));
+            return Ok(Step::End { at: lsn, why });
+        }
+        let mut record = record::parse(bytes, lsn, end).ok_or(Error::Malformed { lsn })?;
+        if record.rmgr == rmgr::XLOG && record.operation() == XLOG_SWITCH {
+            // The rest of the segment is zeros.
+            record.end = Lsn(end.0.next_multiple_of(self.segment_bytes));
+        }
+        self.previous = Some(lsn);
+        self.at = record.end;
+        self.wanted = record.end;
+        Ok(Step::Record(record))
+    }
+
+    /// Looks at `at`: steps over a page header, or finds a record's bytes.
+    fn find(&mut self) -> Result<Found, Error> {
+        if self.at.0.is_multiple_of(PAGE) {
+            return self.open_page();
+        }
+        let Some(from) = self.index(self.at) else { return Ok(Found::NeedMore) };
+        let Some(length) = u32_at(self.buffer.get(from..).unwrap_or_default(), 0) else {
+            return Ok(Found::NeedMore);
+        };
+        if length == 0 {
+            return Ok(Found::End("zeros"));
+        }
+        if (length as usize) < HEADER_BYTES || length > RECORD_BYTES_MAX {
+            return Ok(Found::End("a record of impossible length"));
+        }
+        let raw_end = self.raw_end(self.at, u64::from(length));
+        let end = Lsn(raw_end.0.next_multiple_of(8));
+        if self.fed_to() < raw_end {
+            self.wanted = self.next_stop(raw_end);
+            // Pages that came already may tell that the record was never finished.
+            return self.check_pieces(length, self.fed_to());
+        }
+        if self.at.0 / PAGE == (raw_end.0 - 1) / PAGE {
+            return Ok(self.check_chain(from).unwrap_or(Found::Here { from, len: length as usize, end }));
+        }
+        match self.check_pieces(length, raw_end)? {
+            Found::NeedMore => {
+                self.gather(length as usize);
+                Ok(self.check_whole_chain().unwrap_or(Found::Whole { end }))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// Returns when to look again at a record that is not all there: at its end, or a MiB further, so
+    /// that a torn one is noticed and a long one is not walked again for every piece fed.
+    fn next_stop(&self, raw_end: Lsn) -> Lsn {
+        raw_end.min(self.fed_to().plus(1 << 20))
+    }
+
+    fn index(&self, lsn: Lsn) -> Option<usize> {
+        usize::try_from(lsn.0.checked_sub(self.base.0)?).ok().filter(|&i| i < self.buffer.len())
+    }
+
+    fn header_bytes(&self, page: u64) -> u64 {
+        if page.is_multiple_of(self.segment_bytes) { LONG_HEADER } else { SHORT_HEADER }
+    }
+
+    /// Reads the page header at `at`, a page's start.
+    fn open_page(&mut self) -> Result<Found, Error> {
+        let header = self.header_bytes(self.at.0);
+        let Some(page) = self.page(self.at) else {
+            self.wanted = self.at.plus(header);
+            return Ok(Found::NeedMore);
+        };
+        let (info, rest) = match check_page(page, self.at)? {
+            Ok(read) => read,
+            Err(why) => return Ok(Found::End(why)),
+        };
+        self.timeline = u32_at(page, 4).map(TimelineId);
+        let body = PAGE - header;
+        let next = match u64::from(rest) {
+            // Page by page, because a later page may tell that the record was never finished.
+            rest if self.seeking && info & IS_CONTRECORD != 0 && rest >= body => self.at.plus(PAGE),
+            rest if self.seeking && info & IS_CONTRECORD != 0 => {
+                self.seeking = false;
+                Lsn((self.at.0 + header + rest).next_multiple_of(8))
+            }
+            _ => {
+                self.seeking = false;
+                self.at.plus(header)
+            }
+        };
+        self.at = next;
+        self.wanted = next;
+        Ok(Found::Again)
+    }
+
+    /// Returns the bytes from a page's start, where its whole header is there.
+    fn page(&self, start: Lsn) -> Option<&[u8]> {
+        let from = self.index(start)?;
+        self.buffer.get(from..).filter(|b| b.len() as u64 >= self.header_bytes(start.0))
+    }
+
+    /// Returns where `length` bytes of record that begin at `from` end, page headers between them counted.
+    fn raw_end(&self, from: Lsn, length: u64) -> Lsn {
+        let room = PAGE - from.0 % PAGE;
+        if length <= room {
+            return from.plus(length);
+        }
+        let mut left = length - room;
+        let mut page = from.0 + room;
+        loop {
+            let body = PAGE - self.header_bytes(page);
+            if left <= body {
+                return Lsn(page + (PAGE - body) + left);
+            }
+            left -= body;
+            page += PAGE;
+        }
+    }
+
+    /// Checks the headers of the pages over which the record at `at` goes on, up to `to`. `NeedMore`
+    /// means that all is well so far.
+    fn check_pieces(&mut self, length: u32, to: Lsn) -> Result<Found, Error> {
+        let mut start = Lsn(self.at.0 / PAGE * PAGE + PAGE);
+        let mut left = u64::from(length) - (start.0 - self.at.0).min(u64::from(length));
+        while start < to && left > 0 {
+            let Some(page) = self.page(start) else { return Ok(Found::NeedMore) };
+            let (info, rest) = match check_page(page, start)? {
+                Ok(read) => read,
+                Err(why) => return Ok(Found::End(why)),
+            };
+            if info & IS_OVERWRITE != 0 {
+                // The server crashed before it finished this record, and began anew here.
+                (self.at, self.wanted, self.previous) = (start, start, None);
+                return Ok(Found::Again);
+            }
+            if info & IS_CONTRECORD == 0 || u64::from(rest) != left {
+                return Ok(Found::End("a page that does not go on with the record before it"));
+            }
+            left -= left.min(PAGE - self.header_bytes(start.0));
+            start = start.plus(PAGE);
+        }
+        Ok(Found::NeedMore)
+    }
+
+    /// Puts the pieces of the record at `at` together; all of them are in the buffer.
+    fn gather(&mut self, length: usize) {
+        self.whole.clear();
+        let mut lsn = self.at;
+        while self.whole.len() < length {
+            if lsn.0.is_multiple_of(PAGE) {
+                lsn = lsn.plus(self.header_bytes(lsn.0));
+            }
+            let room = (PAGE - lsn.0 % PAGE) as usize;
+            let take = room.min(length - self.whole.len());
+            let Some(piece) = self.index(lsn).and_then(|i| self.buffer.get(i..i + take)) else { return };
+            self.whole.extend_from_slice(piece);
+            lsn = lsn.plus(take as u64);
+        }
+    }
+
+    fn check_chain(&self, from: usize) -> Option<Found> {
+        self.chain_broken(self.buffer.get(from..)?)
+    }
+
+    fn check_whole_chain(&self) -> Option<Found> {
+        self.chain_broken(&self.whole)
+    }
+
+    /// Each record names the one before it: a record left over from an older use of the file does not fit.
+    fn chain_broken(&self, record: &[u8]) -> Option<Found> {
+        let previous = u64_at(record, 8).map(Lsn);
+        let fits = match self.previous {
+            Some(known) => previous == Some(known),
+            None => previous.is_some_and(|p| p < self.at),
+        };
+        (!fits).then_some(Found::End("a record that does not follow the one before it"))
+    }
+}
+
+type PageInfo = (u16, u32);
+
+/// Checks a page header; returns its flags and how many bytes of an earlier record follow. The inner
+/// error says why the WAL ends here.
+fn check_page(page: &[u8], at: Lsn) -> Result<Result<PageInfo, &'static str>, Error> {
+    let (Some(magic), Some(info), Some(address), Some(rest)) =
+        (u16_at(page, 0), u16_at(page, 2), u64_at(page, 8), u32_at(page, 16))
+    else {
+        return Ok(Err("a page header that is cut off"));
+    };
+    if magic == 0 {
+        return Ok(Err("zeros"));
+    }
+    version::check_magic(magic, at)?;
+    if address != at.0 {
+        return Ok(Err("a page of an older use of the file"));
+    }
+    if (info & IS_LONG != 0) && u32_at(page, 36).is_some_and(|block| u64::from(block) != PAGE) {
+        return Err(Error::BlockSize { lsn: at });
+    }
+    Ok(Ok((info, rest)))
+}

@@ -1,0 +1,174 @@
+//! One WAL record: its header, the blocks it names, and its own data.
+//!
+//! Layout: PostgreSQL `src/include/access/xlogrecord.h`; read as `DecodeXLogRecord` does.
+
+use super::bytes::{Bytes, u32_at, u64_at};
+use crate::lsn::Lsn;
+
+/// Length of `XLogRecord`.
+pub(crate) const HEADER_BYTES: usize = 24;
+/// No more blocks fit a record (`XLR_MAX_BLOCK_ID` is 32).
+const BLOCKS_MAX: usize = 33;
+
+/// Resource managers whose records we read (`src/include/access/rmgrlist.h`).
+pub mod rmgr {
+    pub const XLOG: u8 = 0;
+    pub const TRANSACTION: u8 = 1;
+    pub const STORAGE: u8 = 2;
+    pub const DATABASE: u8 = 4;
+    pub const STANDBY: u8 = 8;
+    pub const HEAP: u8 = 10;
+}
+
+/// A relation's place on disk (`RelFileNode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelFile {
+    pub tablespace: u32,
+    pub database: u32,
+    pub relation: u32,
+}
+
+/// A page image within a record.
+#[derive(Clone, Copy, Debug)]
+pub struct PageImage<'a> {
+    pub bytes: &'a [u8],
+    pub hole_offset: u16,
+    pub hole_length: u16,
+    /// `BKPIMAGE_*`
+    pub info: u8,
+}
+
+/// A block that a record changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a> {
+    pub id: u8,
+    pub file: RelFile,
+    pub fork: u8,
+    pub number: u32,
+    pub image: Option<PageImage<'a>>,
+    pub data: &'a [u8],
+}
+
+/// A record whose checksum was right.
+#[derive(Clone, Debug)]
+pub struct Record<'a> {
+    /// Where it begins.
+    pub lsn: Lsn,
+    /// Where the next record may begin.
+    pub end: Lsn,
+    pub previous: Lsn,
+    pub xid: u32,
+    pub info: u8,
+    pub rmgr: u8,
+    /// Whole length, header included, in bytes.
+    pub length: u32,
+    pub blocks: Vec<Block<'a>>,
+    pub main: &'a [u8],
+}
+
+impl Record<'_> {
+    /// Returns the resource manager's own bits of `info`.
+    pub fn operation(&self) -> u8 {
+        self.info & 0xF0
+    }
+}
+
+/// Returns whether the record's CRC-32C is right: over all after the header, then the header up to the sum.
+pub(crate) fn checksum_is_right(record: &[u8]) -> bool {
+    let (Some(body), Some(head), Some(stored)) =
+        (record.get(HEADER_BYTES..), record.get(..20), u32_at(record, 20))
+    else {
+        return false;
+    };
+    crc32c::crc32c_append(crc32c::crc32c(body), head) == stored
+}
+
+/// A block header on its way to its data.
+struct Head {
+    id: u8,
+    file: RelFile,
+    fork: u8,
+    number: u32,
+    image: Option<(usize, u16, u16, u8)>,
+    data: usize,
+}
+
+/// Reads a whole record, checksum already verified. `None` when its parts do not add up.
+pub(crate) fn parse(record: &[u8], lsn: Lsn, end: Lsn) -> Option<Record<'_>> {
+    let mut rest = Bytes(record.get(HEADER_BYTES..)?);
+    let (mut heads, mut payload, mut main) = (Vec::new(), 0usize, 0usize);
+    let mut last: Option<RelFile> = None;
+    while rest.0.len() > payload {
+        match rest.u8()? {
+            255 => {
+                main = usize::from(rest.u8()?);
+                payload += main;
+                break;
+            }
+            254 => {
+                main = rest.u32()? as usize;
+                payload = payload.checked_add(main)?;
+                break;
+            }
+            253 => drop(rest.u16()?),
+            252 => drop(rest.u32()?),
+            id if usize::from(id) < BLOCKS_MAX => {
+                let head = block_head(&mut rest, id, last)?;
+                last = Some(head.file);
+                payload += head.data + head.image.map_or(0, |(len, ..)| len);
+                heads.push(head);
+            }
+            _ => return None,
+        }
+    }
+    if rest.0.len() != payload {
+        return None;
+    }
+    let mut blocks = Vec::with_capacity(heads.len());
+    for Head { id, file, fork, number, image, data } in heads {
+        let image = match image {
+            Some((len, hole_offset, hole_length, info)) => {
+                Some(PageImage { bytes: rest.take(len)?, hole_offset, hole_length, info })
+            }
+            None => None,
+        };
+        blocks.push(Block { id, file, fork, number, image, data: rest.take(data)? });
+    }
+    Some(Record {
+        lsn,
+        end,
+        previous: Lsn(u64_at(record, 8)?),
+        xid: u32_at(record, 4)?,
+        info: *record.get(16)?,
+        rmgr: *record.get(17)?,
+        length: u32_at(record, 0)?,
+        blocks,
+        main: rest.take(main)?,
+    })
+}
+
+fn block_head(rest: &mut Bytes<'_>, id: u8, last: Option<RelFile>) -> Option<Head> {
+    const HAS_IMAGE: u8 = 0x10;
+    const SAME_RELATION: u8 = 0x80;
+    const IMAGE_HAS_HOLE: u8 = 0x01;
+    const IMAGE_COMPRESSED: u8 = 0x04 | 0x08 | 0x10;
+    const PAGE: u16 = 8192;
+    let flags = rest.u8()?;
+    let data = usize::from(rest.u16()?);
+    let mut image = None;
+    if flags & HAS_IMAGE != 0 {
+        let (len, hole_offset, info) = (rest.u16()?, rest.u16()?, rest.u8()?);
+        let hole_length = match (info & IMAGE_HAS_HOLE != 0, info & IMAGE_COMPRESSED != 0) {
+            (true, true) => rest.u16()?,
+            (true, false) => PAGE.checked_sub(len)?,
+            (false, _) => 0,
+        };
+        image = Some((usize::from(len), hole_offset, hole_length, info));
+    }
+    let file = if flags & SAME_RELATION == 0 {
+        RelFile { tablespace: rest.u32()?, database: rest.u32()?, relation: rest.u32()? }
+    } else {
+        last?
+    };
+    Some(Head { id, file, fork: flags & 0x0F, number: rest.u32()?, image, data })
+}
