@@ -11,7 +11,7 @@ use pitrus::moment::Moment;
 use crate::table::Table;
 use crate::world::{
     Bank, Cluster, ClusterOptions, DATABASE, Ears, Folder, Kind, Landing, Load, LoadOptions, Protected,
-    Server, Stop, Truth, Verdict, open_hba, proof, protect, text,
+    Server, Stop, Truth, Verdict, open_hba, proof, remove, text,
 };
 
 /// Clients' and servers' clocks are one here; this much is left for their queues, in microseconds.
@@ -131,44 +131,14 @@ async fn disaster(cluster: &mut Cluster, protected: &mut Protected) -> anyhow::R
     // What was committed more than about a second ago is in the zones.
     tokio::time::sleep(Duration::from_secs(2)).await;
     protected.agents_live()?;
-    cluster.stop(Stop::Kill)?;
-    for agent in &mut protected.agents {
-        if let Some(agent) = agent.take() {
-            agent.kill()?;
-        }
-    }
-    for node in &cluster.nodes {
-        remove(&node.data)?;
-    }
+    cluster.destroy()?;
+    protected.kill_agents()?;
     remove(&protected.zones[1])
 }
 
-/// A killed server's children may still be on their way out.
-fn remove(path: &std::path::Path) -> anyhow::Result<()> {
-    for _ in 0..50 {
-        match std::fs::remove_dir_all(path) {
-            Err(_) if path.exists() => std::thread::sleep(Duration::from_millis(100)),
-            _ => return Ok(()),
-        }
-    }
-    std::fs::remove_dir_all(path).with_context(|| path.display().to_string())
-}
-
-/// Where the vault is, for somebody who has only the key and two zones.
-fn vault(protected: &Protected) -> anyhow::Result<Vec<String>> {
-    let mut arguments = vec!["--cluster".to_owned(), protect::CLUSTER.to_owned()];
-    arguments.extend(["--key-file".to_owned(), text(&protected.key)?.to_owned()]);
-    for zone in [0, 2] {
-        let zone = format!("{}={}", protect::ZONES[zone], text(&protected.zones[zone])?);
-        arguments.extend(["--zone".to_owned(), zone]);
-    }
-    Ok(arguments)
-}
-
+/// Runs a command from the two zones that are left.
 async fn run(protected: &Protected, arguments: &[&str]) -> anyhow::Result<String> {
-    let vault = vault(protected)?;
-    let vault: Vec<&str> = vault.iter().map(String::as_str).collect();
-    Ok(protected.pitrus.run(&[arguments, &vault].concat()).await?.ok()?.out)
+    Ok(protected.run_with(&[0, 2], arguments).await?.ok()?.out)
 }
 
 /// Prints the plan, and returns what the naive way would have done if worker 1's clock were 50 ms off.

@@ -5,6 +5,7 @@
 mod world;
 
 mod cli;
+mod fixtures;
 mod node;
 mod servers;
 mod tidy;

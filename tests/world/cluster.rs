@@ -3,9 +3,10 @@
 //! `Citus` is the real thing. `Plain` is three plain servers with the same catalogue tables, on which
 //! a client drives the same two-phase protocol (see `bank`): what a restore reads is the same.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -111,6 +112,12 @@ impl Cluster {
         self.nodes.iter_mut().try_for_each(|node| node.stop(how))
     }
 
+    /// Ends every node at once, and removes its data directory.
+    pub fn destroy(&mut self) -> anyhow::Result<()> {
+        self.stop(Stop::Kill)?;
+        self.nodes.iter().try_for_each(|node| remove(&node.data))
+    }
+
     async fn join_citus(&self) -> anyhow::Result<()> {
         for node in &self.nodes {
             node.run(DATABASE, "create extension citus").await?;
@@ -146,6 +153,17 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Removes a folder, also when a killed server's children are still on their way out.
+pub fn remove(path: &Path) -> anyhow::Result<()> {
+    for _ in 0..50 {
+        match std::fs::remove_dir_all(path) {
+            Err(_) if path.exists() => std::thread::sleep(Duration::from_millis(100)),
+            _ => return Ok(()),
+        }
+    }
+    std::fs::remove_dir_all(path).with_context(|| path.display().to_string())
 }
 
 fn node_options(name: &str, cluster: &ClusterOptions) -> ServerOptions {

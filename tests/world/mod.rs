@@ -17,11 +17,11 @@ pub mod server;
 use std::path::PathBuf;
 
 pub use bank::{Bank, Books, Truth, Verdict};
-pub use cluster::{Cluster, ClusterOptions, DATABASE, Kind, NODES};
+pub use cluster::{Cluster, ClusterOptions, DATABASE, Kind, NODES, remove};
 pub use folder::Folder;
 pub use load::{Load, LoadOptions};
 pub use protect::{Ears, Installed, Landing, Protected, Said, open_hba, text};
-pub use server::{Server, ServerOptions, Stop};
+pub use server::{Server, ServerOptions, Stop, free_port};
 
 /// Returns the folder of the server binaries, or why there is none.
 pub fn bin_dir() -> Result<PathBuf, String> {

@@ -230,6 +230,25 @@ impl Protected {
         Ok(())
     }
 
+    /// SIGKILL to every agent.
+    pub fn kill_agents(&mut self) -> anyhow::Result<()> {
+        self.agents.iter_mut().filter_map(Option::take).try_for_each(Running::kill)
+    }
+
+    /// Runs a command for somebody who has only the key and these zones: no configuration.
+    pub async fn run_with(&self, zones: &[usize], arguments: &[&str]) -> anyhow::Result<Said> {
+        let zones: Vec<String> = zones
+            .iter()
+            .map(|zone| Ok(format!("{}={}", ZONES[*zone], text(&self.zones[*zone])?)))
+            .collect::<anyhow::Result<_>>()?;
+        let mut arguments = arguments.to_vec();
+        arguments.extend(["--cluster", CLUSTER, "--key-file", text(&self.key)?]);
+        for zone in &zones {
+            arguments.extend(["--zone", zone.as_str()]);
+        }
+        self.pitrus.run(&arguments).await
+    }
+
     /// Waits until every node has a finished base backup.
     pub async fn wait_for_backups(&mut self, within: Duration) -> anyhow::Result<()> {
         let began = Instant::now();
