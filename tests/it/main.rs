@@ -7,6 +7,6 @@ mod world;
 mod cli;
 mod fixtures;
 mod node;
+mod recorded;
 mod servers;
 mod tidy;
-mod waldump;
