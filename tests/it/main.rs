@@ -4,6 +4,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod citus_wal;
 mod cli;
 mod fixtures;
 mod node;
