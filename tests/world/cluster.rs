@@ -209,4 +209,5 @@ const CATALOGUE: &str = "
         rolename name not null,
         authinfo text not null,
         primary key (rolename, nodeid));
+    grant select on pg_catalog.pg_dist_node, pg_catalog.pg_dist_local_group, pg_catalog.pg_dist_transaction to public;
     reset allow_system_table_mods;";

@@ -15,6 +15,13 @@ use super::folder::Folder;
 use super::server::{Server, free_port, send};
 
 pub const CLUSTER: &str = "bank";
+/// All that pitrus asks of a server: no superuser. Each node gets it by itself, so Citus is to pass nothing on.
+const ROLE: &str = "
+    set citus.enable_ddl_propagation = off;
+    create role pitrus login replication;
+    grant execute on function pg_catalog.pg_backup_start(text, boolean) to pitrus;
+    grant execute on function pg_catalog.pg_backup_stop(boolean) to pitrus;
+    grant pg_read_all_settings to pitrus;";
 pub const ZONES: [&str; 3] = ["a", "b", "c"];
 
 /// A program of pitrus that was run to its end.
@@ -171,6 +178,7 @@ impl Protected {
             folder,
         };
         for node in &cluster.nodes {
+            node.run(DATABASE, ROLE).await?;
             let config = etc.join(format!("{}.toml", node.name));
             protected.init(node, &config).await?;
             protected.configs.push(config);
@@ -180,7 +188,7 @@ impl Protected {
 
     async fn init(&self, node: &Server, config: &Path) -> anyhow::Result<Said> {
         let state = self.folder.folder(&format!("state/{}", node.name))?;
-        let conninfo = node.conninfo(DATABASE);
+        let conninfo = node.conninfo(DATABASE).replace("user=postgres", "user=pitrus");
         let zones: Vec<String> =
             ZONES.iter().zip(&self.zones).map(|(name, path)| format!("{name}={}", path.display())).collect();
         let mut arguments = vec!["init", "--cluster", CLUSTER, "--node", &node.name, "--generate-key"];
