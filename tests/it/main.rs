@@ -4,10 +4,11 @@
 #[path = "../world/mod.rs"]
 mod world;
 
-mod citus_wal;
 mod cli;
+mod damaged_wal;
 mod fixtures;
 mod node;
 mod recorded;
 mod servers;
 mod tidy;
+mod waldump;
