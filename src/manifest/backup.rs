@@ -7,7 +7,7 @@
 mod reader;
 mod writer;
 
-pub use reader::{Ends, ManifestReader};
+pub use reader::{Ends, ManifestReader, read_line};
 pub use writer::ManifestWriter;
 
 use serde::{Deserialize, Serialize};

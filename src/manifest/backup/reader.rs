@@ -76,7 +76,13 @@ impl ManifestReader {
             return Ok(None);
         };
         let end = self.searched + length;
-        let line = parse(self.bytes.get(self.read..end).unwrap_or_default(), self.own.is_none())?;
+        let line = self.bytes.get(self.read..end).unwrap_or_default();
+        let line = match self.own {
+            None => read_line(line)?,
+            Some(_) => {
+                serde_json::from_slice(line).map_err(|source| Error::Json { document: NAME, source })?
+            }
+        };
         (self.read, self.searched) = (end + 1, end + 1);
         self.check(&line)?;
         Ok(Some(line))
@@ -130,19 +136,18 @@ impl ManifestReader {
     }
 }
 
-fn parse(line: &[u8], first: bool) -> Result<Line, Error> {
+/// Reads one line, and refuses a head of a version that is not known.
+pub fn read_line(line: &[u8]) -> Result<Line, Error> {
+    /// A foot may have no version, an entry has none.
     #[derive(Deserialize)]
-    struct Version {
-        version: u32,
+    struct Peek {
+        version: Option<u32>,
     }
     let json = |source| Error::Json { document: NAME, source };
-    if first {
-        let Version { version } = serde_json::from_slice(line).map_err(json)?;
-        if version != VERSION {
-            return Err(Error::Version { document: NAME, found: version, known: VERSION });
-        }
+    match serde_json::from_slice::<Peek>(line).map_err(json)?.version {
+        Some(found) if found != VERSION => Err(Error::Version { document: NAME, found, known: VERSION }),
+        _ => serde_json::from_slice(line).map_err(json),
     }
-    serde_json::from_slice(line).map_err(json)
 }
 
 #[cfg(test)]

@@ -1,27 +1,37 @@
 //! Writes a manifest line by line: entries leave memory as soon as their files are done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{Entry, Foot, Head, Kind, LINE_BYTES_MAX, Line, Pack, inconsistent};
 use crate::ids::BackupId;
 use crate::manifest::Error;
 
-/// Takes entries in any order; the owner moves the bytes on by [`ManifestWriter::take`].
+/// Takes entries in any order, gives blocks of at most `block_bytes`. The head is a block alone, and so
+/// is the foot where it fits one, so that both can be read without the entries between them.
 #[derive(Debug)]
 pub struct ManifestWriter {
     own: BackupId,
-    bytes: Vec<u8>,
+    block: Vec<u8>,
+    block_bytes: usize,
+    full: VecDeque<Vec<u8>>,
     packs: BTreeSet<Pack>,
     files: u64,
     file_bytes: u64,
 }
 
 impl ManifestWriter {
-    pub fn new(head: Head) -> Self {
-        let own = head.backup.clone();
-        let mut writer =
-            ManifestWriter { own, bytes: Vec::new(), packs: BTreeSet::new(), files: 0, file_bytes: 0 };
-        writer.line(&Line::Head(head));
+    pub fn new(head: &Head, block_bytes: usize) -> Self {
+        let mut writer = ManifestWriter {
+            own: head.backup.clone(),
+            block: Vec::new(),
+            block_bytes: block_bytes.max(1),
+            full: VecDeque::new(),
+            packs: BTreeSet::new(),
+            files: 0,
+            file_bytes: 0,
+        };
+        writer.line(&text(&Line::Head(head.clone())));
+        writer.close_block();
         writer
     }
 
@@ -35,36 +45,58 @@ impl ManifestWriter {
                 self.packs.insert(Pack::named(&extent.pack, &self.own)?);
             }
         }
-        let before = self.bytes.len();
         let path = entry.path.clone();
-        self.line(&Line::Entry(entry));
-        if self.bytes.len() - before > LINE_BYTES_MAX {
-            self.bytes.truncate(before);
+        let line = text(&Line::Entry(entry));
+        if line.len() > LINE_BYTES_MAX {
             return Err(inconsistent(format!("{path} is too large for one entry")));
         }
+        self.line(&line);
         Ok(())
     }
 
-    /// Returns how many bytes wait to be taken.
-    pub fn waiting(&self) -> usize {
-        self.bytes.len()
+    /// Returns the next block that is full.
+    pub fn next_block(&mut self) -> Option<Vec<u8>> {
+        self.full.pop_front()
     }
 
-    /// Takes the next `most` bytes, or as many as there are.
-    pub fn take(&mut self, most: usize) -> Vec<u8> {
-        let rest = self.bytes.split_off(most.min(self.bytes.len()));
-        std::mem::replace(&mut self.bytes, rest)
+    /// Returns how many files have been entered, and their bytes.
+    pub fn counted(&self) -> (u64, u64) {
+        (self.files, self.file_bytes)
     }
 
-    /// Writes the foot. What the writer has counted (files, bytes, packs) is filled in; the rest
-    /// remains to be taken.
-    pub fn finish(&mut self, foot: Foot) {
+    /// Ends the manifest; what the writer has counted (files, bytes, packs) is filled in. Returns the
+    /// blocks that are left.
+    pub fn finish(mut self, foot: &Foot) -> Vec<Vec<u8>> {
+        self.close_block();
         let packs = self.packs.iter().map(|pack| pack.name(&self.own)).collect();
-        self.line(&Line::Foot(Foot { files: self.files, bytes: self.file_bytes, packs, ..foot }));
+        let foot = Foot { files: self.files, bytes: self.file_bytes, packs, ..foot.clone() };
+        self.line(&text(&Line::Foot(foot)));
+        self.close_block();
+        self.full.into()
     }
 
-    fn line(&mut self, line: &Line) {
-        serde_json::to_writer(&mut self.bytes, line).expect("our documents have only text keys");
-        self.bytes.push(b'\n');
+    fn line(&mut self, line: &[u8]) {
+        let mut rest = line;
+        while !rest.is_empty() {
+            let room = self.block_bytes - self.block.len();
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            self.block.extend_from_slice(now);
+            rest = later;
+            if self.block.len() == self.block_bytes {
+                self.close_block();
+            }
+        }
     }
+
+    fn close_block(&mut self) {
+        if !self.block.is_empty() {
+            self.full.push_back(std::mem::take(&mut self.block));
+        }
+    }
+}
+
+fn text(line: &Line) -> Vec<u8> {
+    let mut text = serde_json::to_vec(line).expect("our documents have only text keys");
+    text.push(b'\n');
+    text
 }

@@ -54,12 +54,18 @@ fn file(path: &str, pack: &str, sizes: &[u32]) -> Entry {
 }
 
 fn sample(entries: Vec<Entry>) -> Vec<u8> {
-    let mut writer = ManifestWriter::new(head());
+    let mut writer = ManifestWriter::new(&head(), 1000);
+    let mut blocks = Vec::new();
     for entry in entries {
         writer.entry(entry).unwrap();
+        blocks.extend(std::iter::from_fn(|| writer.next_block()));
     }
-    writer.finish(foot());
-    writer.take(usize::MAX)
+    blocks.extend(writer.finish(&foot()));
+    assert!(blocks.iter().all(|block| block.len() <= 1000));
+    // Both ends can be read alone.
+    assert_eq!(read_line(&blocks[0]).unwrap(), Line::Head(head()));
+    assert!(matches!(read_line(&blocks[blocks.len() - 1]).unwrap(), Line::Foot(_)));
+    blocks.concat()
 }
 
 fn sample_entries() -> Vec<Entry> {
@@ -129,12 +135,12 @@ fn an_unknown_version_says_so() {
 #[test]
 fn paths_stay_below_the_data_directory() {
     for bad in ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/", "a\0"] {
-        assert!(ManifestWriter::new(head()).entry(file(bad, "1", &[1])).is_err(), "{bad:?}");
+        assert!(ManifestWriter::new(&head(), 1000).entry(file(bad, "1", &[1])).is_err(), "{bad:?}");
     }
     for pack in ["", "x", "-1", "+1", "a/b", "/1", "1/1/1", "99999999999"] {
-        assert!(ManifestWriter::new(head()).entry(file("a", pack, &[1])).is_err(), "{pack:?}");
+        assert!(ManifestWriter::new(&head(), 1000).entry(file("a", pack, &[1])).is_err(), "{pack:?}");
     }
-    assert!(ManifestWriter::new(head()).entry(file("a", "1", &[CHUNK_BYTES_MAX + 1])).is_err());
+    assert!(ManifestWriter::new(&head(), 1000).entry(file("a", "1", &[CHUNK_BYTES_MAX + 1])).is_err());
 }
 
 proptest! {
