@@ -1,0 +1,106 @@
+//! What a restore reads, and nothing more of the vault than that; so that each step can be tried alone.
+
+use bytes::Bytes;
+
+use super::Error;
+use super::plan::NodePlan;
+use super::spool::{Supply, Wanted};
+use crate::ids::{BackupId, NodeName};
+use crate::manifest::backup::Pack;
+use crate::timeline::TimelineId;
+use crate::wal::segment::Segment;
+
+/// A sealed chunk of a pack.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChunkRef {
+    pub pack: Pack,
+    /// Its number in the pack.
+    pub chunk: u32,
+    /// Where it lies in the pack, in bytes, and its length.
+    pub at: u64,
+    pub sealed: u32,
+}
+
+/// Where everything comes from. Whatever it returns is authenticated.
+pub trait Store: Clone + Send + Sync + 'static {
+    fn manifest(
+        &self,
+        node: &NodeName,
+        backup: &BackupId,
+    ) -> impl Future<Output = Result<Bytes, Error>> + Send;
+
+    /// Returns the plain bytes of a chunk.
+    fn chunk(&self, node: &NodeName, chunk: &ChunkRef) -> impl Future<Output = Result<Bytes, Error>> + Send;
+
+    /// Returns the bytes of a segment that are archived, from its start; `None` where none are.
+    fn segment(
+        &self,
+        node: &NodeName,
+        segment: Segment,
+    ) -> impl Future<Output = Result<Option<Bytes>, Error>> + Send;
+
+    fn history(
+        &self,
+        node: &NodeName,
+        timeline: TimelineId,
+    ) -> impl Future<Output = Result<Option<Bytes>, Error>> + Send;
+}
+
+/// The WAL of one node, as far as its plan goes.
+pub(super) struct NodeWal<S> {
+    store: S,
+    plan: NodePlan,
+}
+
+impl<S: Store> NodeWal<S> {
+    pub(super) fn new(store: S, plan: NodePlan) -> Self {
+        NodeWal { store, plan }
+    }
+
+    fn is_planned(&self, Segment { timeline, number }: Segment) -> bool {
+        let ranges = &self.plan.wal;
+        ranges.iter().any(|r| r.timeline == timeline && (r.first..=r.last).contains(&number))
+    }
+
+    async fn segment(&self, segment: Segment) -> Result<Option<Bytes>, Error> {
+        let plan = &self.plan;
+        let planned = self.is_planned(segment);
+        // Without a target recovery takes all it gets: what was archived after the plan was made is not for it.
+        if !planned && plan.stop_before.is_none() {
+            return Ok(None);
+        }
+        match self.store.segment(&plan.node, segment).await? {
+            Some(bytes) => Ok(Some(whole(bytes, segment, plan))),
+            None if planned => Err(Error::MissingWal {
+                node: plan.node.clone(),
+                segment: segment.file_name(plan.segment_bytes),
+            }),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Fills a segment up with zeros: at the end of what is archived, or where the plan's WAL ends.
+fn whole(bytes: Bytes, segment: Segment, plan: &NodePlan) -> Bytes {
+    let full = plan.segment_bytes as usize;
+    let start = segment.start(plan.segment_bytes).0;
+    let mut valid = bytes.len().min(full);
+    if plan.stop_before.is_none() {
+        valid = valid.min(usize::try_from(plan.wal_end.0.saturating_sub(start)).unwrap_or(usize::MAX));
+    }
+    if valid == full && bytes.len() == full {
+        return bytes;
+    }
+    let mut padded = bytes.get(..valid).unwrap_or_default().to_vec();
+    padded.resize(full, 0);
+    padded.into()
+}
+
+impl<S: Store> Supply for NodeWal<S> {
+    async fn file(&self, wanted: Wanted) -> Result<Option<Bytes>, Error> {
+        match wanted {
+            Wanted::Segment(segment) => self.segment(segment).await,
+            Wanted::History(timeline) => self.store.history(&self.plan.node, timeline).await,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One node's way through a restore: from an empty folder to a closed server, stage by stage.
+//!
+//! Each stage is noted in the ledger when it is done and skipped when the ledger has it, so a run that
+//! crashed goes on. Stages that concern the whole cluster (all promoted before any settles) are kept in
+//! step by the caller.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::conf::{self, Needs};
+use super::fetch::{self, FetchOptions};
+use super::landing;
+use super::layout::Layout;
+use super::ledger::{Ledger, Stage};
+use super::metadata::{self, Address};
+use super::plan::NodePlan;
+use super::recovery::{self, Replay};
+use super::report::Figures;
+use super::server::{Instance, Server};
+use super::settle::{self, Decisions};
+use super::store::{NodeWal, Store};
+use super::targets::Target;
+use super::{Error, Progress, Step, open};
+use crate::clock;
+use crate::cut::Settle;
+use crate::manifest;
+use crate::manifest::backup::{Entry, Foot, Head, Line, ManifestReader};
+use crate::manifest::clone_mark::{self, CloneMark};
+
+/// A node under restore.
+pub(super) struct Work {
+    pub(super) plan: NodePlan,
+    /// Prepared transactions of this node that are to be ended.
+    pub(super) settle: Vec<Settle>,
+    /// Its bytes, until they are used.
+    pub(super) manifest: Bytes,
+    pub(super) head: Head,
+    pub(super) foot: Foot,
+    pub(super) instance: Instance,
+    pub(super) needs: Needs,
+    pub(super) ledger: Ledger,
+    pub(super) progress: Progress,
+    /// Our program, as the servers' user can run it.
+    pub(super) program: PathBuf,
+    pub(super) server: Option<Server>,
+}
+
+impl Work {
+    fn is_at(&self, stage: Stage) -> bool {
+        self.ledger.stage >= stage
+    }
+
+    fn reach(&mut self, stage: Stage) -> Result<(), Error> {
+        self.ledger.reach(stage, &self.instance.user)?;
+        (self.progress)(&self.plan.node, Step::Reached(stage));
+        Ok(())
+    }
+
+    /// Returns where this node's Citus group will be.
+    pub(super) fn address(&self) -> Option<Address> {
+        let Target { host, port, .. } = &self.ledger.target;
+        Some(Address { group: self.plan.group?, host: host.clone(), port: *port })
+    }
+
+    /// Takes possession of the target, and brings the files.
+    pub(super) async fn fetch<S: Store>(&mut self, store: &S) -> Result<(), Error> {
+        if self.is_at(Stage::Fetched) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        self.possess()?;
+        let options = FetchOptions {
+            node: self.plan.node.clone(),
+            backup: self.plan.backup.clone(),
+            layout: Layout::new(&self.head, &self.ledger.target),
+            directory: self.instance.directory.clone(),
+            user: self.instance.user.clone(),
+            progress: self.progress.clone(),
+        };
+        let entries = entries(std::mem::take(&mut self.manifest), &self.plan);
+        let (files, bytes) = fetch::fetch(options, entries, self.foot.clone(), store).await?;
+        self.mark()?;
+        self.ledger.figures = Figures { files, bytes, fetch_ms: millis(begun), ..self.ledger.figures };
+        self.reach(Stage::Fetched)
+    }
+
+    /// Makes the folder ours, or empties it of what a crashed run of this restore left.
+    fn possess(&self) -> Result<(), Error> {
+        let (directory, user) = (&self.instance.directory, &self.instance.user);
+        std::fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
+        fetch::set_mode(directory, 0o700)?;
+        user.own(directory)?;
+        self.ledger.write(user)?;
+        empty(directory, Some(super::ledger::FILE))?;
+        let tablespaces = &self.ledger.target.tablespaces;
+        if tablespaces.is_dir() {
+            empty(tablespaces, None)?;
+        } else if !self.head.tablespaces.is_empty() {
+            std::fs::create_dir_all(tablespaces).map_err(Error::file("make", tablespaces))?;
+            fetch::set_mode(tablespaces, 0o700)?;
+            user.own(tablespaces)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the mark by which an agent knows a copy.
+    fn mark(&self) -> Result<(), Error> {
+        let mark = CloneMark {
+            version: 1,
+            cluster: self.ledger.cluster.clone(),
+            source_cluster: self.ledger.source_cluster.clone(),
+            source_node: self.plan.node.clone(),
+            restored_at: clock::now(),
+        };
+        let path = self.instance.directory.join(clone_mark::FILE);
+        conf::replace(&path, &manifest::to_bytes(&mark), &self.instance.user)
+    }
+
+    /// Replays to the stop and proves it; leaves the server running, promoted and private.
+    pub(super) async fn land<S: Store>(&mut self, store: S) -> Result<(), Error> {
+        if self.is_at(Stage::Done) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let replay =
+            Replay { instance: &self.instance, needs: &self.needs, plan: &self.plan, program: &self.program };
+        let server = recovery::replay(&replay, NodeWal::new(store, self.plan.clone())).await?;
+        if !self.is_at(Stage::Landed) {
+            let client = server.connect("template1").await?;
+            match landing::prove(&self.instance, &client, &self.plan).await {
+                Ok(proof) => self.ledger.proof = Some(proof),
+                Err(error) => {
+                    // The error that matters is the first one.
+                    let _ = server.stop().await;
+                    return Err(error);
+                }
+            }
+            self.ledger.figures.replay_ms = millis(begun);
+            self.reach(Stage::Landed)?;
+        }
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// Returns the decisions in this node's catalogue, where it still matters.
+    pub(super) async fn decisions(&self) -> Result<Decisions, Error> {
+        match &self.server {
+            Some(server) => settle::decisions(server).await,
+            None => Ok(Decisions::new()),
+        }
+    }
+
+    /// Settles prepared transactions and names the new addresses; stops the server. To be called when all
+    /// nodes have landed.
+    pub(super) async fn settle(&mut self, decisions: &Decisions, addresses: &[Address]) -> Result<(), Error> {
+        let Some(server) = self.server.take() else { return Ok(()) };
+        let begun = Instant::now();
+        if !self.is_at(Stage::Settled) {
+            let orders: Vec<&Settle> = self.settle.iter().collect();
+            self.ledger.settled = settle::settle(&server, &orders, decisions).await?;
+            self.reach(Stage::Settled)?;
+        }
+        if !self.is_at(Stage::Addressed) {
+            self.ledger.metadata = metadata::readdress(&server, addresses).await?;
+        }
+        // A checkpoint: the ledger may say so only when it is durable.
+        server.stop().await?;
+        self.ledger.figures.settle_ms = millis(begun);
+        self.reach(Stage::Addressed)
+    }
+
+    /// Checks the node with Citus loaded, and closes it. To be called when all nodes have new addresses.
+    pub(super) async fn open(&mut self) -> Result<(), Error> {
+        if self.is_at(Stage::Done) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let file = |name: &str| self.instance.directory.join(name).is_file();
+        self.needs.ssl = self.needs.ssl && file("server.crt") && file("server.key");
+        self.ledger.checked = open::open(&self.instance, &self.needs).await?;
+        self.ledger.figures.open_ms = millis(begun);
+        self.reach(Stage::Done)
+    }
+
+    /// Stops the server, where one runs: another node has failed.
+    pub(super) async fn abandon(&mut self) {
+        if let Some(server) = self.server.take()
+            && let Err(error) = server.stop().await
+        {
+            tracing::warn!(node = %self.plan.node, %error, "a server did not stop in order");
+        }
+    }
+}
+
+/// Returns the entries of a manifest, one by one.
+fn entries(
+    bytes: Bytes,
+    plan: &NodePlan,
+) -> impl Iterator<Item = Result<Entry, Error>> + Send + 'static + use<> {
+    let (node, backup) = (plan.node.clone(), plan.backup.clone());
+    let mut reader = ManifestReader::new();
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        loop {
+            match reader.next() {
+                Ok(Some(Line::Entry(entry))) => return Some(Ok(entry)),
+                Ok(Some(_)) => {}
+                Ok(None) if rest.is_empty() => return None,
+                Ok(None) => reader.feed(&rest.split_to(rest.len().min(1 << 20))),
+                Err(source) => {
+                    rest.clear();
+                    let (node, backup) = (node.clone(), backup.clone());
+                    return Some(Err(Error::Manifest { node, backup, source }));
+                }
+            }
+        }
+    })
+}
+
+fn millis(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Removes everything in a folder of ours, except one file.
+fn empty(folder: &Path, keep: Option<&str>) -> Result<(), Error> {
+    let entries = std::fs::read_dir(folder).map_err(Error::file("look into", folder))?;
+    for entry in entries {
+        let entry = entry.map_err(Error::file("look into", folder))?;
+        if keep.is_some_and(|name| entry.file_name() == name) {
+            continue;
+        }
+        let path = entry.path();
+        let is_folder = entry.file_type().map_err(Error::file("look at", &path))?.is_dir();
+        let removed = if is_folder { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(Error::file("remove", &path))?;
+    }
+    Ok(())
+}
