@@ -1,0 +1,228 @@
+//! What the vault holds, from lists of names: few objects are opened, and no file list of a backup.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use super::layout::folder;
+use super::{Error, ObjectName, Vault, WalName};
+use crate::flow;
+use crate::ids::{BackupId, NodeName, ZoneName};
+use crate::manifest::backup::Ends;
+use crate::manifest::node::NodeDoc;
+use crate::manifest::topology::TopologyDoc;
+use crate::manifest::{self, Document};
+use crate::timeline::{History, TimelineId};
+
+/// Everything that is stored of a cluster.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    pub nodes: BTreeMap<NodeName, NodeCatalog>,
+    /// Oldest first.
+    pub topologies: Vec<TopologyDoc>,
+    /// Zones that did not answer; the others were enough to read from, and may not have all.
+    pub silent: BTreeSet<ZoneName>,
+}
+
+/// Everything that is stored of a node.
+#[derive(Clone, Debug)]
+pub struct NodeCatalog {
+    pub doc: NodeDoc,
+    /// What their manifests begin and end with; oldest first.
+    pub backups: Vec<Ends>,
+    /// Manifests that cannot be read in any zone, and why.
+    pub bad_backups: Vec<(BackupId, String)>,
+    /// By timeline and segment number.
+    pub segments: BTreeMap<(TimelineId, u64), SegmentState>,
+    pub histories: BTreeMap<TimelineId, History>,
+    /// Zones that did not answer.
+    pub silent: BTreeSet<ZoneName>,
+    /// Enough zones answered that nothing a quorum held can be missing here.
+    pub complete: bool,
+}
+
+/// What is stored of one WAL segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SegmentState {
+    pub complete: bool,
+    pub index: bool,
+    /// By rising start.
+    pub parts: Vec<PartRange>,
+}
+
+/// Bytes [start, end) of a segment, stored as an object of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartRange {
+    pub start: u32,
+    pub end: u32,
+}
+
+impl SegmentState {
+    /// Returns up to which byte of the segment the parts join.
+    pub fn joined(&self) -> u32 {
+        let mut parts = self.parts.clone();
+        parts.sort();
+        parts.iter().fold(0, |to, part| if part.start <= to { to.max(part.end) } else { to })
+    }
+}
+
+const NODES_AT_ONCE: usize = 4;
+const OBJECTS_AT_ONCE: usize = 16;
+
+impl Catalog {
+    /// Reads what there is: one list a node, its document, its histories and the ends of its manifests.
+    pub async fn load(vault: &Vault) -> Result<Self, Error> {
+        let names = vault.zones().folders(&folder::nodes(vault.cluster())).await?;
+        let nodes: Vec<NodeName> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let loaded = flow::try_map(nodes, NODES_AT_ONCE, |node| async move {
+            let catalog = NodeCatalog::load(vault, &node).await?;
+            Ok::<_, Error>(catalog.map(|catalog| (node, catalog)))
+        });
+        let nodes: BTreeMap<_, _> = loaded.await?.into_iter().flatten().collect();
+        let topologies = topologies(vault).await?;
+        let silent = nodes.values().flat_map(|node| node.silent.iter().cloned()).collect();
+        Ok(Catalog { nodes, topologies, silent })
+    }
+}
+
+/// Reads the recorded shapes of the cluster, oldest first.
+async fn topologies(vault: &Vault) -> Result<Vec<TopologyDoc>, Error> {
+    let listing = vault.zones().list(&folder::topologies(vault.cluster())).await?;
+    let names = listing.objects.iter().filter_map(|o| ObjectName::parse(vault.cluster(), &o.name)).collect();
+    flow::try_map(names, OBJECTS_AT_ONCE, |name: ObjectName| async move { document(vault, &name).await })
+        .await
+}
+
+impl NodeCatalog {
+    /// Reads what there is of one node; `None` where it has no document yet.
+    pub async fn load(vault: &Vault, node: &NodeName) -> Result<Option<Self>, Error> {
+        let name = ObjectName::Node { node: node.clone() };
+        let doc: NodeDoc = match document(vault, &name).await {
+            Ok(doc) => doc,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if doc.segment_bytes == 0 {
+            return Err(Error::Inconsistent {
+                object: vault.path(&name),
+                problem: "segments of no size".into(),
+            });
+        }
+        let listing = vault.zones().list(&folder::node(vault.cluster(), node)).await?;
+        let mut found = Found::default();
+        for listed in &listing.objects {
+            if let Some(name) = ObjectName::parse(vault.cluster(), &listed.name) {
+                found.take(name, doc.segment_bytes);
+            }
+        }
+        let (backups, bad_backups) = found.ends(vault, node).await?;
+        Ok(Some(NodeCatalog {
+            doc,
+            backups,
+            bad_backups,
+            histories: found.histories(vault, node).await?,
+            segments: found.segments,
+            silent: listing.silent.into_iter().map(|failure| failure.zone).collect(),
+            complete: listing.complete,
+        }))
+    }
+
+    /// Returns the name of a segment.
+    pub fn wal_name(&self, timeline: TimelineId, number: u64) -> WalName {
+        WalName::new(timeline, number, self.doc.segment_bytes)
+    }
+
+    /// Returns the runs of complete segments of a timeline, oldest first: between two runs is a gap.
+    pub fn runs(&self, timeline: TimelineId) -> Vec<RangeInclusive<u64>> {
+        let all = (timeline, 0)..=(timeline, u64::MAX);
+        let complete = self.segments.range(all).filter(|(_, state)| state.complete).map(|((_, n), _)| *n);
+        complete.fold(Vec::new(), |mut runs: Vec<RangeInclusive<u64>>, number| {
+            match runs.last_mut() {
+                Some(run) if *run.end() + 1 == number => *run = *run.start()..=number,
+                _ => runs.push(number..=number),
+            }
+            runs
+        })
+    }
+}
+
+/// What the list of one node names.
+#[derive(Default)]
+struct Found {
+    segments: BTreeMap<(TimelineId, u64), SegmentState>,
+    histories: BTreeSet<TimelineId>,
+    manifests: BTreeSet<BackupId>,
+    gone: BTreeSet<BackupId>,
+}
+
+impl Found {
+    fn take(&mut self, name: ObjectName, segment_bytes: u32) {
+        match name {
+            ObjectName::Segment { wal, .. } => self.segment(wal, segment_bytes).complete = true,
+            ObjectName::Index { wal, .. } => self.segment(wal, segment_bytes).index = true,
+            // Names come sorted, and so do the parts of a segment.
+            ObjectName::Part { wal, start, end, .. } => {
+                self.segment(wal, segment_bytes).parts.push(PartRange { start, end });
+            }
+            ObjectName::History { timeline, .. } => {
+                self.histories.insert(timeline);
+            }
+            ObjectName::Manifest { backup, .. } => {
+                self.manifests.insert(backup);
+            }
+            ObjectName::Gone { backup, .. } => {
+                self.gone.insert(backup);
+            }
+            _ => {}
+        }
+    }
+
+    fn segment(&mut self, wal: WalName, segment_bytes: u32) -> &mut SegmentState {
+        self.segments.entry((wal.timeline, wal.number(segment_bytes))).or_default()
+    }
+
+    async fn ends(
+        &self,
+        vault: &Vault,
+        node: &NodeName,
+    ) -> Result<(Vec<Ends>, Vec<(BackupId, String)>), Error> {
+        let ids: Vec<BackupId> = self.manifests.difference(&self.gone).cloned().collect();
+        let read = flow::map(ids, OBJECTS_AT_ONCE, |id| async move {
+            let ends = vault.backup_ends(node, &id).await;
+            (id, ends)
+        });
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for (id, ends) in read.await {
+            match ends {
+                Ok(ends) => good.push(ends),
+                // Deleted since it was listed.
+                Err(error) if error.is_not_found() => {}
+                // One bad backup must not hide the others.
+                Err(error) => bad.push((id, error.to_string())),
+            }
+        }
+        Ok((good, bad))
+    }
+
+    async fn histories(
+        &self,
+        vault: &Vault,
+        node: &NodeName,
+    ) -> Result<BTreeMap<TimelineId, History>, Error> {
+        let ids = self.histories.iter().copied().collect();
+        let read = flow::try_map(ids, OBJECTS_AT_ONCE, |timeline: TimelineId| async move {
+            let name = ObjectName::History { node: node.clone(), timeline };
+            let bytes = vault.get(&name).await?;
+            let bad = |problem: String| Error::Inconsistent { object: vault.path(&name), problem };
+            let text = std::str::from_utf8(&bytes).map_err(|error| bad(error.to_string()))?;
+            let history = History::parse(timeline, text).map_err(|error| bad(error.to_string()))?;
+            Ok::<_, Error>((timeline, history))
+        });
+        Ok(read.await?.into_iter().collect())
+    }
+}
+
+/// Reads a document of one value.
+async fn document<T: Document>(vault: &Vault, name: &ObjectName) -> Result<T, Error> {
+    let bytes = vault.get(name).await?;
+    manifest::from_bytes(&bytes).map_err(|source| Error::Document { object: vault.path(name), source })
+}
