@@ -1,1 +1,117 @@
-//! The job that keeps one node's WAL.
+//! The job that keeps one node's WAL: from the replication slot to a quorum of zones.
+//!
+//! slot -> [`receive`] -> [`intake`] -> segments, and every second a part of the unfinished one -> zones
+//!                     -> [`decode`] -> an index a segment                                       -> zones
+//!
+//! Invariants: the slot moves only to what a quorum holds without a gap; a segment's index exists only
+//! when that segment and all before it are held; what is in memory is bounded, and while the zones do
+//! not answer the server keeps its own WAL. Killed at any moment, the next start goes on from the
+//! vault ([`resume`]): the same bytes put again are recognised, other bytes are refused.
+
+mod branch;
+mod decode;
+mod error;
+mod held;
+mod intake;
+mod keep;
+mod receive;
+mod resume;
+mod shelf;
+mod status;
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::ids::NodeName;
+use crate::lsn::Lsn;
+use crate::node::{ConnectionOptions, NodeFacts};
+use crate::vault::Vault;
+use keep::Keeper;
+use receive::Receiver;
+use shelf::Shelf;
+
+pub use error::{Error, Gap};
+pub use status::{Mishap, Status};
+
+/// What the archiver needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub node: NodeName,
+    pub connection: ConnectionOptions,
+    /// Name of the physical replication slot.
+    pub slot: String,
+    /// As first seen: a server with another one is refused.
+    pub system_identifier: String,
+    pub segment_bytes: u32,
+    /// zstd level.
+    pub level: i32,
+    /// How often the unfinished segment is sent.
+    pub part_every: Duration,
+    /// How long a stop may wait for the zones.
+    pub stop_within: Duration,
+}
+
+impl Options {
+    /// Options for the server that said these facts.
+    pub fn of(node: NodeName, connection: ConnectionOptions, slot: String, facts: &NodeFacts) -> Self {
+        Options {
+            node,
+            connection,
+            slot,
+            system_identifier: facts.system_identifier.clone(),
+            segment_bytes: facts.segment_bytes,
+            level: 3,
+            part_every: Duration::from_secs(1),
+            stop_within: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Pieces of WAL between the server's side and the zones' side, of at most 128 KiB each.
+const PIECES_MAX: usize = 32;
+
+/// Archives until `shutdown`, or until an error that trying again cannot help.
+pub async fn run(
+    options: Options,
+    vault: Vault,
+    shutdown: CancellationToken,
+    status: watch::Sender<Status>,
+) -> Result<(), Error> {
+    let give_up = CancellationToken::new();
+    let shelf = Shelf {
+        vault,
+        node: options.node.clone(),
+        segment_bytes: options.segment_bytes,
+        level: options.level,
+        status,
+        give_up: give_up.clone(),
+    };
+    let (events, pieces) = mpsc::channel(PIECES_MAX);
+    let (held, told) = watch::channel(Lsn::INVALID);
+    let (part_every, stop_within) = (options.part_every, options.stop_within);
+    let over = CancellationToken::new();
+    let receiver = Receiver::new(options, shelf.clone(), events, told, shutdown.clone());
+    let receiving = async {
+        let received = receiver.run().await;
+        over.cancel();
+        received
+    };
+    let keeping = Keeper::new(shelf, part_every, held).run(pieces);
+    let patience = async {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = over.cancelled() => {}
+        }
+        tokio::time::sleep(stop_within).await;
+        give_up.cancel();
+        std::future::pending::<()>().await;
+    };
+    let (received, kept) = tokio::select! {
+        both = futures::future::join(receiving, keeping) => both,
+        () = patience => return Err(Error::Stopped),
+    };
+    // The keeper's own failure stops the receiver, so it is the one to tell.
+    kept.and(received)
+}

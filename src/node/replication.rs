@@ -218,6 +218,11 @@ impl Replication {
         self.wire.flush().await
     }
 
+    /// Returns the error for a server that says nothing.
+    pub fn silent(&self, waited: Duration) -> Error {
+        self.wire.silent(waited)
+    }
+
     /// Ends the stream and the connection in good order; what still streams is dropped.
     pub async fn close(mut self) -> Result<(), Error> {
         frontend::copy_done(&mut self.wire.outbox);

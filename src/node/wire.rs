@@ -76,11 +76,14 @@ impl Wire {
             server: server.clone(),
         };
         let application = target.config.get_application_name().unwrap_or("pitrus");
+        // A server that gives up on silent standbys sooner than we speak would never stream for long.
+        let given = target.config.get_options().unwrap_or_default();
+        let own = format!("{given} -c wal_sender_timeout=60s");
         let words = [
             ("user", target.user.as_str()),
             ("replication", "true"),
             ("application_name", application),
-            ("options", target.config.get_options().unwrap_or_default()),
+            ("options", own.as_str()),
         ];
         frontend::startup_message(words, &mut wire.outbox).map_err(|e| wire.broken(e))?;
         wire.flush().await?;

@@ -1,0 +1,215 @@
+//! Where to begin: after what the vault holds, else where the slot begins.
+//!
+//! A segment's index is put only once a quorum holds that segment and all before it, so the newest
+//! index of a timeline says up to where nothing is missing. Whole segments after it count where a
+//! quorum lists them, or where we told the server that it may forget them.
+
+use std::collections::BTreeMap;
+
+use super::Error;
+use super::branch::{Place, Way, newest_first, way};
+use super::shelf::{Kept, Shelf};
+use crate::lsn::Lsn;
+use crate::manifest::wal_index::WalIndex;
+use crate::timeline::{History, TimelineId};
+use crate::vault::ObjectName;
+use crate::wal::event::Open;
+use crate::wal::index::IndexBuilder;
+
+/// A line of WAL to archive, from a segment's first byte.
+pub(super) struct Begin {
+    pub(super) place: Place,
+    /// Has decoded up to `place`.
+    pub(super) builder: IndexBuilder,
+    /// Of segments that were whole but had none.
+    pub(super) indexes: Vec<WalIndex>,
+    /// Parts of segments of this timeline that are not whole, by segment number.
+    pub(super) parts: Parts,
+    /// Parts of segments that are whole.
+    pub(super) needless: Vec<ObjectName>,
+}
+
+pub(super) type Parts = BTreeMap<u64, Vec<ObjectName>>;
+
+type AllKept = BTreeMap<TimelineId, Kept>;
+
+/// Finds where to begin after what the vault holds, or after `reached` where that is known.
+pub(super) async fn find(
+    shelf: &Shelf,
+    history: &History,
+    reached: Option<Place>,
+    slot: Lsn,
+) -> Result<Begin, Error> {
+    let kept = shelf.kept(slot).await?;
+    let place = choose(history, &kept, reached, slot, shelf.segment_bytes);
+    let mut begin = at(shelf, history, &kept, place).await?;
+    for (timeline, kept) in kept {
+        let (needless, parts): (Parts, Parts) =
+            kept.parts.into_iter().partition(|(number, _)| kept.complete.contains(number));
+        begin.needless.extend(needless.into_values().flatten());
+        if timeline == place.timeline {
+            begin.parts = parts;
+        }
+    }
+    Ok(begin)
+}
+
+/// Begins at a place that was chosen otherwise: after a gap.
+pub(super) async fn after_gap(shelf: &Shelf, history: &History, slot: Lsn) -> Result<Begin, Error> {
+    let place = fresh(history, slot, shelf.segment_bytes);
+    at(shelf, history, &AllKept::new(), place).await
+}
+
+fn fresh(history: &History, slot: Lsn, segment_bytes: u32) -> Place {
+    let at = slot.segment_start(segment_bytes);
+    Place { timeline: history.timeline_at(at), at }
+}
+
+fn choose(history: &History, kept: &AllKept, reached: Option<Place>, slot: Lsn, segment_bytes: u32) -> Place {
+    let follow = |place: Place| match way(history, place) {
+        Way::Along => Some(Place { timeline: place.timeline, at: place.at.segment_start(segment_bytes) }),
+        Way::Over { next, switch } => Some(Place { timeline: next, at: switch.segment_start(segment_bytes) }),
+        Way::Elsewhere => None,
+    };
+    let from_vault = || {
+        let known = newest_first(history).into_iter().find_map(|t| Some((t, kept.get(&t)?.next_segment()?)));
+        let (timeline, number) = known?;
+        follow(Place { timeline, at: Lsn(number * u64::from(segment_bytes)) })
+    };
+    reached.and_then(follow).or_else(from_vault).unwrap_or_else(|| fresh(history, slot, segment_bytes))
+}
+
+impl Kept {
+    /// Returns the number of the first segment that is not held whole.
+    fn next_segment(&self) -> Option<u64> {
+        let first_known = || self.complete.iter().chain(self.parts.keys()).min().copied();
+        let mut next = self.indexed.last().map(|n| n + 1).or_else(first_known)?;
+        while self.complete.contains(&next) {
+            next += 1;
+        }
+        Some(next)
+    }
+}
+
+/// Decodes from the nearest index before `place` up to it.
+async fn at(shelf: &Shelf, history: &History, kept: &AllKept, place: Place) -> Result<Begin, Error> {
+    let number = place.at.segment(shelf.segment_bytes);
+    let begin =
+        |builder, indexes| Begin { place, builder, indexes, parts: Parts::new(), needless: Vec::new() };
+    let unknown = || {
+        let builder = IndexBuilder::new(place.timeline, shelf.segment_bytes, place.at, Open::default());
+        begin(builder, Vec::new())
+    };
+    let Some((timeline, indexed)) = nearest_index(history, kept, place, shelf.segment_bytes) else {
+        return Ok(unknown());
+    };
+    let start = |n: u64| Lsn(n * u64::from(shelf.segment_bytes));
+    let open = shelf.index(timeline, start(indexed)).await?.open_at_end;
+    let mut builder = IndexBuilder::new(timeline, shelf.segment_bytes, start(indexed + 1), open);
+    let mut indexes = Vec::new();
+    for next in indexed + 1..number {
+        let whole = kept.get(&timeline).is_some_and(|kept| kept.complete.contains(&next));
+        let fed =
+            if whole { feed(builder, shelf.segment(timeline, start(next)).await?).await? } else { None };
+        let Some((fed, finished)) = fed else {
+            tracing::warn!(%timeline, segment = next, "prepared transactions before {} are not known", place.at);
+            return Ok(unknown());
+        };
+        builder = fed;
+        indexes.extend(finished);
+    }
+    if timeline != place.timeline {
+        let last = builder.tail();
+        let open = if indexed + 1 == number { last.open_at_start } else { last.open_at_end };
+        builder = IndexBuilder::new(place.timeline, shelf.segment_bytes, place.at, open);
+    }
+    Ok(begin(builder, indexes))
+}
+
+/// Returns the newest index before `place` on its timeline or, where that has none, an ancestor's.
+fn nearest_index(
+    history: &History,
+    kept: &AllKept,
+    place: Place,
+    segment_bytes: u32,
+) -> Option<(TimelineId, u64)> {
+    let number = place.at.segment(segment_bytes);
+    let ends = |timeline| {
+        let ancestor = history.ancestors.iter().find(|a| a.timeline == timeline);
+        ancestor.map_or(Lsn::MAX, |a| a.end).segment(segment_bytes)
+    };
+    newest_first(history).into_iter().filter(|t| *t <= place.timeline).find_map(|timeline| {
+        let before = number.min(ends(timeline));
+        let indexed = kept.get(&timeline)?.indexed.range(..before).next_back()?;
+        Some((timeline, *indexed))
+    })
+}
+
+/// Feeds a segment, away from the async threads; `None` where it cannot be decoded.
+async fn feed(
+    mut builder: IndexBuilder,
+    bytes: bytes::Bytes,
+) -> Result<Option<(IndexBuilder, Vec<WalIndex>)>, Error> {
+    let fed = tokio::task::spawn_blocking(move || match builder.feed(&bytes) {
+        Ok(finished) => Some((builder, finished)),
+        Err(error) => {
+            tracing::error!(%error, at = %builder.decoded_to(), "archived WAL cannot be decoded");
+            None
+        }
+    });
+    fed.await.map_err(|_| Error::Thread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: u32 = 0x100;
+
+    fn kept(complete: &[u64], indexed: &[u64]) -> Kept {
+        let (complete, indexed) = (complete.iter().copied().collect(), indexed.iter().copied().collect());
+        Kept { complete, indexed, parts: BTreeMap::new() }
+    }
+
+    fn chosen(history: &History, all: &[(u32, Kept)], reached: Option<(u32, u64)>) -> (u32, u64) {
+        let all = all.iter().map(|(t, kept)| (TimelineId(*t), kept.clone())).collect();
+        let reached = reached.map(|(t, at)| Place { timeline: TimelineId(t), at: Lsn(at) });
+        let place = choose(history, &all, reached, Lsn(0x1234), SEGMENT);
+        (place.timeline.0, place.at.0)
+    }
+
+    #[test]
+    fn begins_after_what_is_held_without_a_hole() {
+        let one = History::root(TimelineId(1));
+        assert_eq!(chosen(&one, &[], None), (1, 0x1200));
+        assert_eq!(chosen(&one, &[(1, kept(&[3, 4, 5], &[3, 4]))], None), (1, 0x600));
+        assert_eq!(chosen(&one, &[(1, kept(&[3, 4, 6], &[3]))], None), (1, 0x500));
+        assert_eq!(chosen(&one, &[(1, kept(&[4, 5], &[]))], None), (1, 0x600));
+        let mut parts = kept(&[], &[]);
+        parts.parts.insert(9, Vec::new());
+        assert_eq!(chosen(&one, &[(1, parts)], None), (1, 0x900));
+    }
+
+    #[test]
+    fn changes_to_the_timeline_of_the_server() {
+        let two = History::parse(TimelineId(2), "1 0/580\n").unwrap();
+        // Not all of timeline 1 was archived: the rest of it comes first.
+        assert_eq!(chosen(&two, &[(1, kept(&[3], &[3]))], None), (1, 0x400));
+        assert_eq!(chosen(&two, &[(1, kept(&[3, 4], &[3, 4]))], None), (1, 0x500));
+        // More of it was archived than the server took over.
+        assert_eq!(chosen(&two, &[(1, kept(&[3, 4, 5, 6], &[3, 4, 5, 6]))], None), (2, 0x500));
+        // It was all received.
+        assert_eq!(chosen(&two, &[(1, kept(&[3, 4], &[3, 4]))], Some((1, 0x580))), (2, 0x500));
+        assert_eq!(chosen(&two, &[(1, kept(&[4], &[4])), (2, kept(&[5], &[]))], None), (2, 0x600));
+        // What is archived is of another branch altogether.
+        assert_eq!(chosen(&two, &[(3, kept(&[4], &[4]))], None), (2, 0x1200));
+    }
+
+    #[test]
+    fn the_nearest_index_lies_on_the_branch() {
+        let two = History::parse(TimelineId(2), "1 0/580\n").unwrap();
+        let all: AllKept = [(TimelineId(1), kept(&[3, 4, 5, 6], &[3, 4, 5, 6]))].into();
+        let place = Place { timeline: TimelineId(2), at: Lsn(0x500) };
+        assert_eq!(nearest_index(&two, &all, place, SEGMENT), Some((TimelineId(1), 4)));
+    }
+}
