@@ -59,13 +59,15 @@ pub struct ClusterOptions {
     /// MiB.
     pub wal_segment_mib: u32,
     pub durable: bool,
+    /// How far the first worker's clock is ahead, in milliseconds; needs libfaketime where not 0.
+    pub skew_ms: i32,
     /// Of every node.
     pub settings: Vec<(String, String)>,
 }
 
 impl ClusterOptions {
     pub fn of(kind: Kind) -> Self {
-        ClusterOptions { kind, wal_segment_mib: 16, durable: false, settings: Vec::new() }
+        ClusterOptions { kind, wal_segment_mib: 16, durable: false, skew_ms: 0, settings: Vec::new() }
     }
 }
 
@@ -176,6 +178,7 @@ fn node_options(name: &str, cluster: &ClusterOptions) -> ServerOptions {
         name: name.to_owned(),
         wal_segment_mib: cluster.wal_segment_mib,
         durable: cluster.durable,
+        clock_ahead_ms: if name == "worker1" { cluster.skew_ms } else { 0 },
         settings,
     }
 }

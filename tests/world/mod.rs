@@ -21,7 +21,7 @@ pub use cluster::{Cluster, ClusterOptions, DATABASE, Kind, NODES, remove};
 pub use folder::Folder;
 pub use load::{Load, LoadOptions};
 pub use protect::{Ears, Installed, Landing, Protected, Said, open_hba, text};
-pub use server::{Server, ServerOptions, Stop, free_port};
+pub use server::{Server, ServerOptions, Stop, faketime, free_port};
 
 /// Returns the folder of the server binaries, or why there is none.
 pub fn bin_dir() -> Result<PathBuf, String> {

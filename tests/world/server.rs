@@ -23,13 +23,21 @@ pub struct ServerOptions {
     pub wal_segment_mib: u32,
     /// fsync on. Off is faster, and no test that kills only our own processes can tell.
     pub durable: bool,
+    /// How far its clock is ahead, in milliseconds; needs libfaketime where not 0.
+    pub clock_ahead_ms: i32,
     /// Lines of postgresql.conf, after (so stronger than) the world's own.
     pub settings: Vec<(String, String)>,
 }
 
 impl ServerOptions {
     pub fn named(name: &str) -> Self {
-        ServerOptions { name: name.to_owned(), wal_segment_mib: 16, durable: false, settings: Vec::new() }
+        ServerOptions {
+            name: name.to_owned(),
+            wal_segment_mib: 16,
+            durable: false,
+            clock_ahead_ms: 0,
+            settings: Vec::new(),
+        }
     }
 
     pub fn set(mut self, name: &str, value: &str) -> Self {
@@ -57,6 +65,7 @@ pub struct Server {
     pub port: u16,
     pub log: PathBuf,
     folder: Arc<Folder>,
+    clock_ahead_ms: i32,
     child: Option<Child>,
 }
 
@@ -85,6 +94,7 @@ impl Server {
             port: free_port()?,
             log: home.join("log"),
             folder: Arc::clone(folder),
+            clock_ahead_ms: options.clock_ahead_ms,
             child: None,
         };
         server.configure(options)?;
@@ -101,6 +111,7 @@ impl Server {
             port,
             log: folder.path().join(format!("{name}.log")),
             folder: Arc::clone(folder),
+            clock_ahead_ms: 0,
             child: None,
         }
     }
@@ -128,6 +139,8 @@ impl Server {
             ("max_connections", "200"),
             ("shared_buffers", "64MB"),
             ("max_wal_size", "1GB"),
+            // In the data directory: what a killed server leaves goes with it.
+            ("dynamic_shared_memory_type", "mmap"),
             ("log_connections", "on"),
             ("log_line_prefix", "%m [%p] %r %a "),
             ("timezone", "UTC"),
@@ -159,9 +172,14 @@ impl Server {
             .append(true)
             .open(&self.log)
             .with_context(|| self.log.display().to_string())?;
-        let child = self
-            .folder
-            .command(&bin.join("postgres"))
+        let mut command = self.folder.command(&bin.join("postgres"));
+        if self.clock_ahead_ms != 0 {
+            let library = faketime().map_err(anyhow::Error::msg)?;
+            command.env("LD_PRELOAD", library).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            command.env("FAKETIME", format!("{:+}", f64::from(self.clock_ahead_ms) / 1000.0));
+            command.env("FAKETIME_DISABLE_SHM", "1");
+        }
+        let child = command
             .arg("-D")
             .arg(&self.data)
             .stdin(Stdio::null())
@@ -278,6 +296,17 @@ pub async fn value(client: &Client, sql: &str) -> anyhow::Result<Option<String>>
         }
     }
     Ok(None)
+}
+
+/// Returns the library that moves a server's clock, or why there is none.
+pub fn faketime() -> Result<PathBuf, String> {
+    for machine in ["x86_64-linux-gnu", "aarch64-linux-gnu"] {
+        let library = PathBuf::from(format!("/usr/lib/{machine}/faketime/libfaketime.so.1"));
+        if library.is_file() {
+            return Ok(library);
+        }
+    }
+    Err("no libfaketime (Debian: libfaketime): all clocks are one".to_owned())
 }
 
 /// Signals a child of this process.
