@@ -28,8 +28,6 @@ mod settle;
 mod spool;
 mod store;
 mod targets;
-#[cfg(test)]
-mod tests;
 pub mod window;
 mod work;
 

@@ -10,6 +10,7 @@ mod damaged_wal;
 mod fixtures;
 mod node;
 mod recorded;
+mod restore;
 mod servers;
 mod tidy;
 mod waldump;
