@@ -20,7 +20,7 @@ use crate::flow;
 use crate::ids::{ClusterName, NodeName};
 use crate::manifest;
 use crate::manifest::Document;
-use crate::manifest::backup::{Ends, Foot, ManifestReader};
+use crate::manifest::backup::{Ends, Foot};
 
 /// The plan that is carried out, beside the data directories.
 const PLAN_FILE: &str = "pitrus-plan.json";
@@ -76,8 +76,8 @@ pub(super) async fn begin<S: Store>(
     let sources = read_manifests(store, plan).await?;
     let judge = Judge { options, plan, user: &user, id: identity(plan) };
     let mut drafts = Vec::new();
-    for ((node, target), (bytes, ends)) in plan.nodes.iter().zip(targets).zip(sources) {
-        drafts.push(judge.node(node, target, bytes, ends)?);
+    for ((node, target), ends) in plan.nodes.iter().zip(targets).zip(sources) {
+        drafts.push(judge.node(node, target, ends)?);
     }
     let room: Vec<(&Target, u64)> = drafts.iter().filter_map(Draft::room).collect();
     preflight::room(&room)?;
@@ -95,18 +95,9 @@ pub(super) async fn begin<S: Store>(
 }
 
 /// Reads every node's manifest.
-async fn read_manifests<S: Store>(store: &S, plan: &Plan) -> Result<Vec<(bytes::Bytes, Ends)>, Error> {
+async fn read_manifests<S: Store>(store: &S, plan: &Plan) -> Result<Vec<Ends>, Error> {
     flow::try_map(plan.nodes.iter().collect(), 8, |node: &NodePlan| async move {
-        let bytes = store.manifest(&node.node, &node.backup).await?;
-        let own = bytes.clone();
-        let read = tokio::task::spawn_blocking(move || ManifestReader::ends(&own));
-        let ends = read.await.map_err(|_| Error::Lost("reading a manifest"))?;
-        let ends = ends.map_err(|source| Error::Manifest {
-            node: node.node.clone(),
-            backup: node.backup.clone(),
-            source,
-        })?;
-        Ok((bytes, ends))
+        store.ends(&node.node, &node.backup).await
     })
     .await
 }
@@ -136,7 +127,6 @@ struct Judge<'a> {
 /// One node, judged.
 struct Draft {
     node: NodePlan,
-    manifest: bytes::Bytes,
     ends: Ends,
     programs: Programs,
     ledger: Ledger,
@@ -152,13 +142,7 @@ impl Draft {
 }
 
 impl Judge<'_> {
-    fn node(
-        &self,
-        node: &NodePlan,
-        target: Target,
-        manifest: bytes::Bytes,
-        ends: Ends,
-    ) -> Result<Draft, Error> {
+    fn node(&self, node: &NodePlan, target: Target, ends: Ends) -> Result<Draft, Error> {
         let source = setting(&ends.foot, "data_directory").map(Path::new);
         let found = preflight::target(&target, &self.id, source)?;
         preflight::reachable(&target.directory, self.user)?;
@@ -173,7 +157,7 @@ impl Judge<'_> {
             Found::Ours(ledger) => (*ledger, false),
             Found::Free => (self.ledger(node, target), true),
         };
-        Ok(Draft { node: node.clone(), manifest, ends, programs, ledger, is_new })
+        Ok(Draft { node: node.clone(), ends, programs, ledger, is_new })
     }
 
     fn ledger(&self, node: &NodePlan, target: Target) -> Ledger {
@@ -200,7 +184,7 @@ impl Judge<'_> {
     }
 
     fn work(&self, draft: Draft, sockets: PathBuf, program: &Path, progress: &Progress) -> Work {
-        let Draft { node, manifest, ends, programs, ledger, .. } = draft;
+        let Draft { node, ends, programs, ledger, .. } = draft;
         let target = &ledger.target;
         let needs = Needs {
             parameters: node.parameters,
@@ -224,7 +208,6 @@ impl Judge<'_> {
         Work {
             settle: self.plan.settle.iter().filter(|s| s.node == node.node).cloned().collect(),
             plan: node,
-            manifest,
             head: ends.head,
             foot: ends.foot,
             instance,

@@ -34,6 +34,8 @@ pub enum Error {
     MissingWal { node: NodeName, segment: String },
     #[error("node {node}, backup {backup}: {problem}")]
     Backup { node: NodeName, backup: String, problem: String },
+    #[error(transparent)]
+    Vault(#[from] crate::vault::Error),
     #[error("a part of the restore ended without a result: {0}")]
     Lost(&'static str),
 }
@@ -66,6 +68,7 @@ impl Classified for Error {
                 Class::Operator
             }
             Error::Document { source, .. } | Error::Manifest { source, .. } => source.class(),
+            Error::Vault(error) => error.class(),
             Error::Backup { .. } | Error::MissingWal { .. } => Class::Damage,
             Error::Sql { .. } => Class::Transient,
             Error::Landing { .. } | Error::Catalogue { .. } | Error::Lost(_) => Class::Bug,
@@ -74,6 +77,7 @@ impl Classified for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Error::Vault(error) => error.hint(),
             Error::Refused { hint, .. } => Some(hint.clone()),
             Error::Targets { .. } => {
                 Some("for each node: [nodes.NAME] with host, port and directory".to_owned())

@@ -17,13 +17,18 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::install::OsUser;
 use super::layout::{FOLDERS, Layout};
-use super::store::{ChunkRef, Store};
+use super::store::Store;
 use super::{Error, Progress, Step};
 use crate::ids::{BackupId, NodeName};
 use crate::manifest::backup::{Entry, Extent, Foot, Kind, Pack};
+use crate::seal::ChunkPlace;
 
-/// Chunks under way at once: enough to hide the delay of a distant store.
-const AT_ONCE: usize = 16;
+/// Requests under way at once, and chunks (of at most 1 MiB) in each: enough to hide the delay of a distant
+/// store, and little enough for memory.
+const AT_ONCE: usize = 4;
+const RUN_CHUNKS: usize = 8;
+/// Unwanted bytes between two chunks that are still read with them, rather than by another request.
+const GAP_BYTES: u64 = 256 << 10;
 
 /// Which backup is fetched, and where to.
 #[derive(Clone)]
@@ -46,11 +51,23 @@ struct Piece {
     crc: u32,
 }
 
+/// A chunk, and what of it is wanted.
+struct Chunk {
+    place: ChunkPlace,
+    pieces: Vec<Piece>,
+}
+
+/// Neighbouring chunks of one pack, brought by one request.
+struct Run {
+    pack: Pack,
+    chunks: Vec<Chunk>,
+}
+
 /// All that a manifest asks for.
 #[derive(Default)]
 struct Wanted {
     files: Vec<PathBuf>,
-    chunks: BTreeMap<ChunkRef, Vec<Piece>>,
+    chunks: BTreeMap<(Pack, u32), Chunk>,
     bytes: u64,
 }
 
@@ -67,8 +84,8 @@ pub(super) async fn fetch<S: Store>(
     let wanted = lay_out.await.map_err(|_| Error::Lost("laying out files"))??;
     let filled = Filling { options: Arc::clone(&options), paths: Arc::new(wanted.files), of: wanted.bytes };
     let done = AtomicU64::new(0);
-    futures::stream::iter(wanted.chunks)
-        .map(|(chunk, pieces)| filled.fill(store, chunk, pieces, &done))
+    futures::stream::iter(runs(wanted.chunks))
+        .map(|run| filled.fill(store, run, &done))
         .buffer_unordered(AT_ONCE)
         .try_collect::<()>()
         .await?;
@@ -85,19 +102,20 @@ struct Filling {
 }
 
 impl Filling {
-    async fn fill<S: Store>(
-        &self,
-        store: &S,
-        chunk: ChunkRef,
-        pieces: Vec<Piece>,
-        done: &AtomicU64,
-    ) -> Result<(), Error> {
-        let plain = store.chunk(&self.options.node, &chunk).await?;
-        let length: u64 = pieces.iter().map(|p| u64::from(p.len)).sum();
-        let paths = Arc::clone(&self.paths);
-        let write = tokio::task::spawn_blocking(move || write_pieces(&paths, &pieces, &plain));
-        let written = write.await.map_err(|_| Error::Lost("writing files"))?;
-        written.map_err(|problem| problem.error(&self.options, &chunk))?;
+    async fn fill<S: Store>(&self, store: &S, run: Run, done: &AtomicU64) -> Result<(), Error> {
+        let places = run.chunks.iter().map(|chunk| chunk.place).collect();
+        let plain = store.chunks(&self.options.node, &run.pack, places).await?;
+        let (paths, options) = (Arc::clone(&self.paths), Arc::clone(&self.options));
+        let write = tokio::task::spawn_blocking(move || {
+            let mut length = 0;
+            for (chunk, plain) in run.chunks.iter().zip(&plain) {
+                length += chunk.pieces.iter().map(|p| u64::from(p.len)).sum::<u64>();
+                let written = write_pieces(&paths, &chunk.pieces, plain);
+                written.map_err(|problem| problem.error(&options, &run.pack, chunk.place.index))?;
+            }
+            Ok::<u64, Error>(length)
+        });
+        let length = write.await.map_err(|_| Error::Lost("writing files"))??;
         let bytes = done.fetch_add(length, Ordering::Relaxed) + length;
         (self.options.progress)(&self.options.node, Step::Fetched { bytes, of: self.of });
         Ok(())
@@ -136,9 +154,14 @@ impl Wanted {
         let file = u32::try_from(self.files.len()).map_err(|_| broken("it lists too many files".into()))?;
         let mut file_at = 0;
         for extent in &extents {
-            let chunk = chunk_of(&options.backup, extent).map_err(broken)?;
-            let Extent { offset, len, crc, .. } = *extent;
-            self.chunks.entry(chunk).or_default().push(Piece { file, file_at, offset, len, crc });
+            let Extent { chunk, at, sealed, offset, len, crc, .. } = *extent;
+            let pack = Pack::named(&extent.pack, &options.backup).map_err(|e| broken(e.to_string()))?;
+            let place = ChunkPlace { at, sealed, index: chunk };
+            let entry = self.chunks.entry((pack, chunk)).or_insert(Chunk { place, pieces: Vec::new() });
+            if entry.place != place {
+                return Err(broken(format!("it names two places for chunk {chunk} of pack {}", extent.pack)));
+            }
+            entry.pieces.push(Piece { file, file_at, offset, len, crc });
             file_at += u64::from(len);
         }
         if file_at != size {
@@ -166,9 +189,21 @@ fn is_left_out(path: &str) -> bool {
     NAMES.contains(&path) || path.starts_with("pitrus.")
 }
 
-fn chunk_of(own: &BackupId, extent: &Extent) -> Result<ChunkRef, String> {
-    let pack = Pack::named(&extent.pack, own).map_err(|error| error.to_string())?;
-    Ok(ChunkRef { pack, chunk: extent.chunk, at: extent.at, sealed: extent.sealed })
+/// Joins neighbouring chunks to runs.
+fn runs(chunks: BTreeMap<(Pack, u32), Chunk>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for ((pack, _), chunk) in chunks {
+        let near = |run: &&mut Run| {
+            let end = run.chunks.last().map(|c| c.place.at.saturating_add(u64::from(c.place.sealed)));
+            let gap = end.and_then(|end| chunk.place.at.checked_sub(end));
+            run.pack == pack && run.chunks.len() < RUN_CHUNKS && gap.is_some_and(|gap| gap <= GAP_BYTES)
+        };
+        match runs.last_mut().filter(near) {
+            Some(run) => run.chunks.push(chunk),
+            None => runs.push(Run { pack, chunks: vec![chunk] }),
+        }
+    }
+    runs
 }
 
 fn damaged(options: &FetchOptions, problem: String) -> Error {
@@ -182,12 +217,11 @@ enum Unwritten {
 }
 
 impl Unwritten {
-    fn error(self, options: &FetchOptions, chunk: &ChunkRef) -> Error {
+    fn error(self, options: &FetchOptions, pack: &Pack, chunk: u32) -> Error {
         match self {
             Unwritten::File(path, source) => Error::File { action: "write", path, source },
             Unwritten::Wrong(path, what) => {
-                let place =
-                    format!("chunk {} of pack {}/{}", chunk.chunk, chunk.pack.backup, chunk.pack.number);
+                let place = format!("chunk {chunk} of pack {}/{}", pack.backup, pack.number);
                 damaged(options, format!("{}: {place} {what}", path.display()))
             }
         }
@@ -260,4 +294,24 @@ fn finish(options: &FetchOptions, foot: &Foot) -> Result<(), Error> {
 fn sync(folder: &Path) -> Result<(), Error> {
     let synced = File::open(folder).and_then(|file| rustix::fs::syncfs(&file).map_err(Into::into));
     synced.map_err(Error::file("sync", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_read_together() {
+        let pack = |number| Pack { backup: "b".parse().unwrap(), number };
+        let mut chunks = BTreeMap::new();
+        let mut add = |number, index, at| {
+            let place = ChunkPlace { at, sealed: 100, index };
+            chunks.insert((pack(number), index), Chunk { place, pieces: Vec::new() });
+        };
+        (0..10).for_each(|n| add(1, n, u64::from(n) * 100));
+        add(1, 20, GAP_BYTES + 1101);
+        add(2, 0, GAP_BYTES + 1201);
+        let lengths: Vec<usize> = runs(chunks).iter().map(|run| run.chunks.len()).collect();
+        assert_eq!(lengths, [8, 2, 1, 1]);
+    }
 }

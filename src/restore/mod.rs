@@ -47,7 +47,7 @@ pub use open::Checked;
 pub use report::{Figures, NodeReport, Report};
 pub use settle::{Foreign, Settled};
 pub use spool::deliver;
-pub use store::{ChunkRef, Store};
+pub use store::Store;
 pub use targets::{Target, Targets};
 
 use begin::Begun;

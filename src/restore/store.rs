@@ -6,44 +6,85 @@ use super::Error;
 use super::plan::NodePlan;
 use super::spool::{Supply, Wanted};
 use crate::ids::{BackupId, NodeName};
-use crate::manifest::backup::Pack;
+use crate::manifest::backup::{Ends, Pack};
+use crate::seal::ChunkPlace;
 use crate::timeline::TimelineId;
+use crate::vault::{ObjectName, Vault};
 use crate::wal::segment::Segment;
-
-/// A sealed chunk of a pack.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ChunkRef {
-    pub pack: Pack,
-    /// Its number in the pack.
-    pub chunk: u32,
-    /// Where it lies in the pack, in bytes, and its length.
-    pub at: u64,
-    pub sealed: u32,
-}
 
 /// Where everything comes from. Whatever it returns is authenticated.
 pub trait Store: Clone + Send + Sync + 'static {
+    /// Returns what both ends of a manifest say.
+    fn ends(&self, node: &NodeName, backup: &BackupId) -> impl Future<Output = Result<Ends, Error>> + Send;
+
+    /// Returns a whole manifest.
     fn manifest(
         &self,
         node: &NodeName,
         backup: &BackupId,
     ) -> impl Future<Output = Result<Bytes, Error>> + Send;
 
-    /// Returns the plain bytes of a chunk.
-    fn chunk(&self, node: &NodeName, chunk: &ChunkRef) -> impl Future<Output = Result<Bytes, Error>> + Send;
+    /// Returns the plain bytes of some chunks of a pack; none of them is its last.
+    fn chunks(
+        &self,
+        node: &NodeName,
+        pack: &Pack,
+        places: Vec<ChunkPlace>,
+    ) -> impl Future<Output = Result<Vec<Bytes>, Error>> + Send;
 
     /// Returns the bytes of a segment that are archived, from its start; `None` where none are.
     fn segment(
         &self,
         node: &NodeName,
         segment: Segment,
+        segment_bytes: u32,
     ) -> impl Future<Output = Result<Option<Bytes>, Error>> + Send;
 
+    /// Returns a history file; `None` where there is none.
     fn history(
         &self,
         node: &NodeName,
         timeline: TimelineId,
     ) -> impl Future<Output = Result<Option<Bytes>, Error>> + Send;
+}
+
+impl Store for Vault {
+    async fn ends(&self, node: &NodeName, backup: &BackupId) -> Result<Ends, Error> {
+        Ok(self.backup_ends(node, backup).await?)
+    }
+
+    async fn manifest(&self, node: &NodeName, backup: &BackupId) -> Result<Bytes, Error> {
+        Ok(self.get(&ObjectName::Manifest { node: node.clone(), backup: backup.clone() }).await?)
+    }
+
+    async fn chunks(
+        &self,
+        node: &NodeName,
+        pack: &Pack,
+        places: Vec<ChunkPlace>,
+    ) -> Result<Vec<Bytes>, Error> {
+        let Pack { backup, number } = pack.clone();
+        Ok(self.get_chunks(&ObjectName::Pack { node: node.clone(), backup, number }, places, false).await?)
+    }
+
+    async fn segment(
+        &self,
+        node: &NodeName,
+        segment: Segment,
+        segment_bytes: u32,
+    ) -> Result<Option<Bytes>, Error> {
+        let Segment { timeline, number } = segment;
+        let found = self.segment_bytes(node, timeline, number, segment_bytes).await?;
+        Ok(found.map(|found| found.bytes))
+    }
+
+    async fn history(&self, node: &NodeName, timeline: TimelineId) -> Result<Option<Bytes>, Error> {
+        match self.get(&ObjectName::History { node: node.clone(), timeline }).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// The WAL of one node, as far as its plan goes.
@@ -69,7 +110,7 @@ impl<S: Store> NodeWal<S> {
         if !planned && plan.stop_before.is_none() {
             return Ok(None);
         }
-        match self.store.segment(&plan.node, segment).await? {
+        match self.store.segment(&plan.node, segment, plan.segment_bytes).await? {
             Some(bytes) => Ok(Some(whole(bytes, segment, plan))),
             None if planned => Err(Error::MissingWal {
                 node: plan.node.clone(),

@@ -34,8 +34,6 @@ pub(super) struct Work {
     pub(super) plan: NodePlan,
     /// Prepared transactions of this node that are to be ended.
     pub(super) settle: Vec<Settle>,
-    /// Its bytes, until they are used.
-    pub(super) manifest: Bytes,
     pub(super) head: Head,
     pub(super) foot: Foot,
     pub(super) instance: Instance,
@@ -79,7 +77,8 @@ impl Work {
             user: self.instance.user.clone(),
             progress: self.progress.clone(),
         };
-        let entries = entries(std::mem::take(&mut self.manifest), &self.plan);
+        let manifest = store.manifest(&self.plan.node, &self.plan.backup).await?;
+        let entries = entries(manifest, &self.plan);
         let (files, bytes) = fetch::fetch(options, entries, self.foot.clone(), store).await?;
         self.mark()?;
         self.ledger.figures = Figures { files, bytes, fetch_ms: millis(begun), ..self.ledger.figures };

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pitrus::ids::{BackupId, NodeName};
 use pitrus::lsn::Lsn;
-use pitrus::manifest::backup::{Entry, Extent, Foot, Head, Kind, Line, Setting, Tablespace};
+use pitrus::manifest::backup::{
+    Ends, Entry, Extent, Foot, Head, Kind, Line, ManifestReader, Pack, Setting, Tablespace,
+};
 use pitrus::moment::Moment;
-use pitrus::restore::{ChunkRef, Error, Store};
+use pitrus::restore::{Error, Store};
+use pitrus::seal::ChunkPlace;
 use pitrus::timeline::TimelineId;
 use pitrus::wal::event::Parameters;
 use pitrus::wal::segment::Segment;
@@ -132,8 +135,8 @@ fn extents(number: usize, bytes: &[u8]) -> Vec<Extent> {
     let extent = |(chunk, bytes): (usize, &[u8])| Extent {
         pack: number.to_string(),
         chunk: chunk as u32,
-        at: 0,
-        sealed: 0,
+        at: (chunk * CHUNK) as u64,
+        sealed: bytes.len() as u32,
         offset: 0,
         len: bytes.len() as u32,
         crc: crc32fast::hash(bytes),
@@ -169,13 +172,26 @@ impl Store for Copies {
         Ok(text.into())
     }
 
-    async fn chunk(&self, node: &NodeName, chunk: &ChunkRef) -> Result<Bytes, Error> {
-        let (_, path) = &self.of(node).files[chunk.pack.number as usize];
-        let bytes = std::fs::read(path).unwrap();
-        Ok(Bytes::copy_from_slice(bytes.chunks(CHUNK).nth(chunk.chunk as usize).unwrap()))
+    async fn ends(&self, node: &NodeName, backup: &BackupId) -> Result<Ends, Error> {
+        Ok(ManifestReader::ends(&self.manifest(node, backup).await?).unwrap())
     }
 
-    async fn segment(&self, node: &NodeName, segment: Segment) -> Result<Option<Bytes>, Error> {
+    async fn chunks(
+        &self,
+        node: &NodeName,
+        pack: &Pack,
+        places: Vec<ChunkPlace>,
+    ) -> Result<Vec<Bytes>, Error> {
+        let (_, path) = &self.of(node).files[pack.number as usize];
+        let bytes = Bytes::from(std::fs::read(path).unwrap());
+        let chunk = |place: &ChunkPlace| {
+            let from = place.index as usize * CHUNK;
+            bytes.slice(from..bytes.len().min(from + CHUNK))
+        };
+        Ok(places.iter().map(chunk).collect())
+    }
+
+    async fn segment(&self, node: &NodeName, segment: Segment, _: u32) -> Result<Option<Bytes>, Error> {
         let path = self.of(node).wal.join(segment.file_name(1 << 24));
         Ok(std::fs::read(path).ok().map(Bytes::from))
     }
