@@ -1,0 +1,1 @@
+//! Cuts of histories that can be read.
