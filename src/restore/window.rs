@@ -2,16 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::{self, Line, Span, oldest_backup};
+use crate::flow;
 use crate::ids::NodeName;
 use crate::moment::Moment;
 use crate::timeline::TimelineId;
+use crate::vault::{Catalog, NodeCatalog, Vault};
 
 /// The moments to which the whole cluster can be restored, as far as the catalogue tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// When the latest of the nodes' oldest usable backups ended; `None` while a node has none.
     pub earliest: Option<Moment>,
-    /// The end of the archived WAL of the node whose archive ends first.
+    /// The newest archived transaction of any node: a node without newer ones may have been idle.
     pub latest: Option<Moment>,
     pub nodes: Vec<NodeWindow>,
 }
@@ -32,4 +35,41 @@ pub struct Gap {
     pub timeline: TimelineId,
     pub first: u64,
     pub last: u64,
+}
+
+const NODES_AT_ONCE: usize = 8;
+
+/// Finds the window: opens the newest indexes of each node.
+pub async fn of(vault: &Vault, catalog: &Catalog) -> Result<Window, plan::Error> {
+    let nodes = flow::try_map(catalog.nodes.iter().collect(), NODES_AT_ONCE, |(name, node)| async move {
+        node_window(vault, name, node).await
+    })
+    .await?;
+    let all = nodes.iter().map(|node| node.earliest).collect::<Option<Vec<_>>>();
+    let earliest = all.and_then(|all| all.into_iter().max());
+    let latest = nodes.iter().filter_map(|node| node.latest).max();
+    Ok(Window { earliest, latest, nodes })
+}
+
+async fn node_window(vault: &Vault, name: &NodeName, node: &NodeCatalog) -> Result<NodeWindow, plan::Error> {
+    let mut window = NodeWindow { node: name.clone(), earliest: None, latest: None, gaps: gaps(node) };
+    if let Some(line) = Line::new(vault, name, node) {
+        window.earliest = oldest_backup(&line).map(|ends| ends.foot.stopped_at);
+        window.latest = Span::new(line, 0).newest_time().await?;
+    }
+    Ok(window)
+}
+
+/// Returns what is missing between the segments of each timeline.
+fn gaps(node: &NodeCatalog) -> Vec<Gap> {
+    let mut timelines: Vec<TimelineId> = node.segments.keys().map(|(timeline, _)| *timeline).collect();
+    timelines.dedup();
+    let mut gaps = Vec::new();
+    for timeline in timelines {
+        let runs = node.runs(timeline);
+        for (before, after) in runs.iter().zip(runs.iter().skip(1)) {
+            gaps.push(Gap { timeline, first: before.end() + 1, last: after.start() - 1 });
+        }
+    }
+    gaps
 }

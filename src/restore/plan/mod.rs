@@ -1,8 +1,21 @@
 //! From a catalogue and a moment asked for to a [`Plan`].
 
+mod choose;
 mod document;
+mod error;
+mod line;
+mod make;
 mod print;
+mod span;
 
 pub use document::{Landmark, LandmarkKind, NodePlan, Plan, Request, WalRange};
+pub use error::Error;
+pub use make::{PlanOptions, make};
+
+pub(super) use choose::oldest_backup;
+pub(super) use line::Line;
+pub(super) use span::Span;
 
 use super::window::Window;
+
+const VERSION: u32 = 1;

@@ -1,0 +1,106 @@
+//! Which nodes, and which backup of each.
+
+use super::Error;
+use super::document::Request;
+use super::line::Line;
+use crate::ids::NodeName;
+use crate::lsn::Lsn;
+use crate::manifest::backup::Ends;
+use crate::manifest::topology::TopologyDoc;
+use crate::moment::Moment;
+use crate::vault::{Catalog, NodeCatalog};
+
+type Chosen<'a> = (Vec<(&'a NodeName, &'a NodeCatalog)>, Option<&'a TopologyDoc>);
+
+/// Returns the nodes that the cluster had at the moment asked for, and its recorded shape then.
+pub(super) fn nodes<'a>(
+    catalog: &'a Catalog,
+    request: &Request,
+    notes: &mut Vec<String>,
+) -> Result<Chosen<'a>, Error> {
+    let recorded = &catalog.topologies;
+    let topology = match request {
+        Request::Time(time) => {
+            recorded.iter().rev().find(|doc| doc.recorded_at <= *time).or(recorded.first())
+        }
+        Request::Earliest => recorded.first(),
+        Request::Latest | Request::RestorePoint(_) => recorded.last(),
+    };
+    let Some(topology) = topology else {
+        notes.push("no shape of the cluster was recorded: all nodes in the vault are restored".to_owned());
+        return Ok((catalog.nodes.iter().collect(), None));
+    };
+    let members = topology.databases.iter().flat_map(|database| &database.nodes);
+    let primaries = members.filter(|node| node.role == "primary" && node.is_active);
+    let mut chosen = Vec::new();
+    for member in primaries {
+        let found = catalog.nodes.iter().find(|(_, node)| node.doc.group == Some(member.group));
+        let (name, node) = found.ok_or_else(|| Error::NoNode {
+            group: member.group,
+            host: member.host.clone(),
+            port: member.port,
+        })?;
+        if !chosen.iter().any(|(other, _)| *other == name) {
+            chosen.push((name, node));
+        }
+    }
+    if chosen.is_empty() {
+        return Ok((catalog.nodes.iter().collect(), Some(topology)));
+    }
+    for name in catalog.nodes.keys().filter(|name| !chosen.iter().any(|(other, _)| other == name)) {
+        notes.push(format!("{name} was not in the cluster then and is not restored"));
+    }
+    chosen.sort_by_key(|(_, node)| node.doc.group);
+    Ok((chosen, Some(topology)))
+}
+
+/// A backup of one node.
+#[derive(Clone, Debug)]
+pub(super) struct Choice<'a> {
+    pub(super) ends: &'a Ends,
+}
+
+impl Choice<'_> {
+    /// Returns where the copy is consistent.
+    pub(super) fn stop(&self) -> Lsn {
+        self.ends.foot.stop_lsn
+    }
+}
+
+/// Backups from which the WAL goes on to the end of the line, the best last: newer ones, and those without
+/// damaged pages before all others.
+fn usable<'a>(line: &Line<'a>) -> Vec<Choice<'a>> {
+    let reaches = |ends: &&Ends| line.number_of(ends.head.start_lsn) >= line.first;
+    let mut all: Vec<Choice<'a>> =
+        line.catalog.backups.iter().filter(reaches).map(|ends| Choice { ends }).collect();
+    all.sort_by_key(|choice| (!choice.ends.foot.is_damaged(), choice.stop()));
+    all
+}
+
+/// Returns the best backup that was finished by `time`.
+pub(super) fn newest_before<'a>(line: &Line<'a>, time: Moment) -> Option<Choice<'a>> {
+    usable(line).into_iter().rev().find(|choice| choice.ends.foot.stopped_at <= time)
+}
+
+/// Returns the best backup that is consistent at or before `start`.
+pub(super) fn newest_at<'a>(line: &Line<'a>, start: Lsn) -> Option<Choice<'a>> {
+    usable(line).into_iter().rev().find(|choice| choice.stop() <= start)
+}
+
+/// Returns the oldest backup without damaged pages, else the oldest.
+pub(super) fn oldest<'a>(line: &Line<'a>) -> Option<Choice<'a>> {
+    let all = usable(line);
+    let good = all.iter().find(|choice| !choice.ends.foot.is_damaged()).cloned();
+    good.or_else(|| all.into_iter().next())
+}
+
+/// Returns the ends of the backup with which the window begins.
+pub(in crate::restore) fn oldest_backup<'a>(line: &Line<'a>) -> Option<&'a Ends> {
+    oldest(line).map(|choice| choice.ends)
+}
+
+/// Returns the next older backup.
+pub(super) fn older<'a>(line: &Line<'a>, than: &Choice<'_>) -> Option<Choice<'a>> {
+    let stop = than.stop();
+    usable(line).into_iter().rfind(|choice| choice.stop() < stop)
+}

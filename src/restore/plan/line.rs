@@ -1,0 +1,189 @@
+//! The line of segments that one node's recovery follows: through ancestors to one timeline, and what each
+//! segment says.
+//!
+//! Indexes are opened where they exist; segments are decoded where they do not, and around the cut, where
+//! single transactions are looked for.
+
+use super::Error;
+use super::document::WalRange;
+use crate::ids::NodeName;
+use crate::lsn::Lsn;
+use crate::manifest::{self, wal_index::WalIndex};
+use crate::timeline::{History, TimelineId};
+use crate::vault::{NodeCatalog, ObjectName, Vault, WalName};
+use crate::wal::event::{Event, Open};
+use crate::wal::index::IndexBuilder;
+use crate::wal::scan::{EventScan, Found};
+
+/// One node's archived WAL along its newest timeline.
+pub(in crate::restore) struct Line<'a> {
+    vault: &'a Vault,
+    pub(super) node: &'a NodeName,
+    pub(super) catalog: &'a NodeCatalog,
+    history: History,
+    /// Numbers of the first and last segment that follow each other without a gap up to the newest.
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
+
+impl<'a> Line<'a> {
+    /// Follows the newest timeline back to the last gap; `None` where no WAL is archived.
+    pub(in crate::restore) fn new(
+        vault: &'a Vault,
+        node: &'a NodeName,
+        catalog: &'a NodeCatalog,
+    ) -> Option<Self> {
+        let (&(newest, _), _) = catalog.segments.last_key_value()?;
+        let history = catalog.histories.get(&newest).cloned().unwrap_or_else(|| History::root(newest));
+        let last = catalog.segments.range((newest, 0)..=(newest, u64::MAX)).next_back()?.0.1;
+        let mut line = Line { vault, node, catalog, history, first: last, last };
+        while let Some(before) = line.first.checked_sub(1)
+            && line.is_whole(before)
+        {
+            line.first = before;
+        }
+        Some(line)
+    }
+
+    fn is_whole(&self, number: u64) -> bool {
+        let state = self.timeline_of(number).and_then(|t| self.catalog.segments.get(&(t, number)));
+        state.is_some_and(|state| state.complete || state.joined() == self.bytes())
+    }
+
+    fn bytes(&self) -> u32 {
+        self.catalog.doc.segment_bytes
+    }
+
+    pub(super) fn start_of(&self, number: u64) -> Lsn {
+        Lsn(number.saturating_mul(u64::from(self.bytes())))
+    }
+
+    pub(super) fn number_of(&self, lsn: Lsn) -> u64 {
+        lsn.segment(self.bytes())
+    }
+
+    /// Returns the timeline to which the byte before `lsn` belongs.
+    pub(super) fn timeline_before(&self, lsn: Lsn) -> TimelineId {
+        self.history.timeline_at(Lsn(lsn.0.saturating_sub(1)))
+    }
+
+    /// Returns the timeline whose file of this segment reaches furthest: where a branch left within the
+    /// segment, the branch's file begins with a copy of what came before.
+    fn timeline_of(&self, number: u64) -> Option<TimelineId> {
+        let end = self.start_of(number.saturating_add(1));
+        let wanted = self.history.timeline_at(Lsn(end.0.saturating_sub(1)));
+        let ancestors = self.history.ancestors.iter().rev().map(|a| a.timeline).filter(|t| *t < wanted);
+        std::iter::once(wanted)
+            .chain(ancestors)
+            .find(|timeline| self.catalog.segments.contains_key(&(*timeline, number)))
+    }
+
+    pub(super) fn name_of(&self, number: u64) -> String {
+        let timeline = self.timeline_of(number).unwrap_or(self.history.timeline);
+        WalName::new(timeline, number, self.bytes()).to_string()
+    }
+
+    /// Returns the segments from `first` to `last` by timeline.
+    pub(super) fn ranges(&self, first: u64, last: u64) -> Result<Vec<WalRange>, Error> {
+        let mut ranges: Vec<WalRange> = Vec::new();
+        for number in first..=last {
+            let timeline = self.timeline_of(number).ok_or_else(|| self.gap(number))?;
+            match ranges.last_mut() {
+                Some(range) if range.timeline == timeline => range.last = number,
+                _ => ranges.push(WalRange { timeline, first: number, last: number }),
+            }
+        }
+        Ok(ranges)
+    }
+
+    pub(super) fn gap(&self, number: u64) -> Error {
+        Error::Gap { node: self.node.clone(), segment: self.name_of(number) }
+    }
+
+    /// Returns the bytes of a segment that are archived, from its start.
+    async fn read(&self, number: u64) -> Result<bytes::Bytes, Error> {
+        let timeline = self.timeline_of(number).ok_or_else(|| self.gap(number))?;
+        let state = self.catalog.segments.get(&(timeline, number)).ok_or_else(|| self.gap(number))?;
+        let name = self.catalog.wal_name(timeline, number);
+        let read = self.vault.listed_segment_bytes(self.node, name, state, self.bytes()).await?;
+        read.map(|segment| segment.bytes).ok_or_else(|| self.gap(number))
+    }
+
+    /// Returns the stored index of a segment.
+    async fn stored_index(&self, number: u64) -> Result<Option<WalIndex>, Error> {
+        let Some(timeline) = self.timeline_of(number) else { return Ok(None) };
+        let state = self.catalog.segments.get(&(timeline, number));
+        if !state.is_some_and(|state| state.index) {
+            return Ok(None);
+        }
+        let wal = self.catalog.wal_name(timeline, number);
+        let name = ObjectName::Index { node: self.node.clone(), wal };
+        let bytes = self.vault.get(&name).await?;
+        Ok(Some(manifest::from_bytes(&bytes)?))
+    }
+
+    /// Returns the index of a segment: the stored one, or one made of its bytes. What was open at its
+    /// start comes from `before`, else from the nearest stored index.
+    pub(super) async fn index(&self, number: u64, before: Option<&WalIndex>) -> Result<WalIndex, Error> {
+        if let Some(index) = self.stored_index(number).await? {
+            return Ok(index);
+        }
+        let mut open = before.map(|index| index.open_at_end.clone());
+        let mut from = number;
+        while open.is_none() && from > self.first {
+            from -= 1;
+            open = self.stored_index(from).await?.map(|index| index.open_at_end);
+            if open.is_some() {
+                from += 1;
+            }
+        }
+        // Decoded on from `from`: records cross segments, and so does what is open.
+        let start = if before.is_some() { number } else { from };
+        let timeline = self.timeline_of(start).ok_or_else(|| self.gap(start))?;
+        let mut builder =
+            IndexBuilder::new(timeline, self.bytes(), self.start_of(start), open.unwrap_or_default());
+        let mut made = Vec::new();
+        for at in start..=number.saturating_add(1).min(self.last) {
+            let bytes = self.read(at).await?;
+            let (whole, fed) = (bytes.len() as u64 == u64::from(self.bytes()), builder.feed(&bytes));
+            made.extend(fed.map_err(|source| self.undecodable(at, source))?);
+            if !whole {
+                break;
+            }
+        }
+        made.push(builder.tail());
+        let wanted = self.start_of(number);
+        made.into_iter().find(|index| index.start == wanted).ok_or_else(|| self.gap(number))
+    }
+
+    fn undecodable(&self, number: u64, source: crate::wal::Error) -> Error {
+        Error::Wal { node: self.node.clone(), segment: self.name_of(number), source }
+    }
+
+    /// Returns every event of the records that begin in a segment, ordinary commits included, and where
+    /// the next record begins or would.
+    pub(super) async fn events(&self, number: u64, open: Open) -> Result<(Vec<Event>, Lsn), Error> {
+        let mut scan = EventScan::new(self.bytes(), self.start_of(number), open);
+        let next = self.start_of(number.saturating_add(1));
+        let mut events = Vec::new();
+        let mut at = number;
+        scan.feed(&self.read(at).await?);
+        loop {
+            match scan.step().map_err(|source| self.undecodable(at, source))? {
+                Found::Event(event) if event.lsn >= next => return Ok((events, scan.position())),
+                Found::Event(event) => events.push(event),
+                Found::NeedMore if scan.position() < next && at < self.last => {
+                    // The last record crosses into the next segment.
+                    at += 1;
+                    scan.feed(&self.read(at).await?);
+                }
+                Found::NeedMore => return Ok((events, scan.position())),
+                Found::End { at: end, why } if at < self.last => {
+                    let (node, segment) = (self.node.clone(), self.name_of(at));
+                    return Err(Error::EndsEarly { node, segment, at: end, why });
+                }
+                Found::End { at, .. } => return Ok((events, at)),
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The stretch of one node's WAL that a plan looks at: a few segments on both sides of the moment asked for,
+//! never the whole archive.
+
+use std::collections::BTreeMap;
+
+use super::Error;
+use super::document::{Landmark, LandmarkKind};
+use super::line::Line;
+use crate::cut::NodeHistory;
+use crate::ids::GroupId;
+use crate::lsn::Lsn;
+use crate::manifest::wal_index::{Times, WalIndex};
+use crate::moment::Moment;
+use crate::wal::event::{Event, Open, Parameters, Prepared, What};
+
+/// Indexes of consecutive segments of one node.
+pub(in crate::restore) struct Span<'a> {
+    pub(super) line: Line<'a>,
+    /// What is added to every time stamp read: how wrong the node's clock is pretended to be.
+    pretended: i64,
+    indexes: BTreeMap<u64, WalIndex>,
+    /// Segments decoded in full.
+    events: BTreeMap<u64, (Vec<Event>, Lsn)>,
+}
+
+impl<'a> Span<'a> {
+    pub(in crate::restore) fn new(line: Line<'a>, pretended: i64) -> Self {
+        Span { line, pretended, indexes: BTreeMap::new(), events: BTreeMap::new() }
+    }
+
+    /// Returns the index of a segment.
+    pub(super) async fn index(&mut self, number: u64) -> Result<&WalIndex, Error> {
+        if !self.indexes.contains_key(&number) {
+            let before = number.checked_sub(1).and_then(|before| self.indexes.get(&before));
+            let mut index = self.line.index(number, before).await?;
+            self.shift(&mut index);
+            self.indexes.insert(number, index);
+        }
+        self.indexes.get(&number).ok_or_else(|| self.line.gap(number))
+    }
+
+    /// Returns all events of a segment, and where the WAL goes on after its last record.
+    pub(super) async fn events(&mut self, number: u64) -> Result<&(Vec<Event>, Lsn), Error> {
+        if !self.events.contains_key(&number) {
+            let open = self.index(number).await?.open_at_start.clone();
+            let (mut events, end) = self.line.events(number, open).await?;
+            events.iter_mut().for_each(|event| shift(event, self.pretended));
+            self.events.insert(number, (events, end));
+        }
+        self.events.get(&number).ok_or_else(|| self.line.gap(number))
+    }
+
+    fn shift(&self, index: &mut WalIndex) {
+        if self.pretended == 0 {
+            return;
+        }
+        index.events.iter_mut().for_each(|event| shift(event, self.pretended));
+        if let Some(Times { min, max }) = &mut index.times {
+            (*min, *max) = (min.plus_micros(self.pretended), max.plus_micros(self.pretended));
+        }
+    }
+
+    /// Returns the first segment from `first` on in which a record is later than `time`, by a search that
+    /// opens a number of indexes that grows with the logarithm of the archive; one past the last where none is.
+    pub(super) async fn first_after(&mut self, first: u64, time: Moment) -> Result<u64, Error> {
+        let (mut low, mut high) = (first, self.line.last.saturating_add(1));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            // Segments without a time stamp say nothing: the next one that has some answers for them.
+            let mut at = middle;
+            let later = loop {
+                if at >= high {
+                    break true;
+                }
+                match self.index(at).await?.times {
+                    Some(times) => break times.max > time,
+                    None => at += 1,
+                }
+            };
+            if later { high = middle } else { low = at + 1 }
+        }
+        // Clocks step back: a few segments before may hold a later time stamp too.
+        let mut found = low;
+        for back in low.saturating_sub(3).max(first)..low {
+            if self.index(back).await?.times.is_some_and(|times| times.max > time) {
+                found = back;
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the first record later than `time` in the segments from `from` on.
+    pub(super) async fn position_after(&mut self, from: u64, time: Moment) -> Result<Lsn, Error> {
+        for number in from..=self.line.last {
+            if self.index(number).await?.times.is_none_or(|times| times.max <= time) {
+                continue;
+            }
+            let (events, _) = self.events(number).await?;
+            if let Some(event) = events.iter().find(|e| e.what.time().is_some_and(|at| at > time)) {
+                return Ok(event.lsn);
+            }
+        }
+        Ok(Lsn::MAX)
+    }
+
+    /// Returns the end of the WAL that is archived.
+    pub(super) async fn end(&mut self) -> Result<Lsn, Error> {
+        let last = self.line.last;
+        Ok(self.events(last).await?.1)
+    }
+
+    /// Returns the newest time stamp that is archived.
+    pub(in crate::restore) async fn newest_time(&mut self) -> Result<Option<Moment>, Error> {
+        for number in (self.line.first..=self.line.last).rev() {
+            if let Some(times) = self.index(number).await?.times {
+                return Ok(Some(times.max));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns what is known from `earliest` to the end of segment `last`, for the cut. `older` are
+    /// transactions that a backup found prepared, which the archive may not have seen.
+    pub(super) async fn history(
+        &mut self,
+        group: Option<GroupId>,
+        earliest: Lsn,
+        last: u64,
+        older: &[Prepared],
+    ) -> Result<NodeHistory, Error> {
+        let first = self.line.number_of(earliest);
+        let mut open: Option<Open> = None;
+        let (mut events, mut times, mut end) = (Vec::new(), None::<Times>, earliest);
+        for number in first..=last.min(self.line.last) {
+            let index = self.index(number).await?;
+            open.get_or_insert_with(|| index.open_at_start.clone());
+            events.extend(index.events.iter().cloned());
+            end = end.max(index.end);
+            if let Some(Times { min, max }) = index.times {
+                let all = times.get_or_insert(Times { min, max });
+                (all.min, all.max) = (all.min.min(min), all.max.max(max));
+            }
+        }
+        let mut prepared = open.unwrap_or_default().prepared;
+        for old in older {
+            if !prepared.iter().any(|p| p.xid == old.xid) {
+                prepared.push(old.clone());
+            }
+        }
+        // What lies before `earliest` in its segment is over: only what it left open counts.
+        let known = events.partition_point(|event: &Event| event.lsn < earliest);
+        for event in events.drain(..known) {
+            match event.what {
+                What::Prepare { xid, database, gid, time } => {
+                    prepared.push(Prepared { lsn: event.lsn, xid, database, gid, time });
+                }
+                What::CommitPrepared { xid, .. } | What::RollbackPrepared { xid, .. } => {
+                    prepared.retain(|p| p.xid != xid);
+                }
+                _ => {}
+            }
+        }
+        let node = self.line.node.clone();
+        Ok(NodeHistory { node, group, earliest, end, events, prepared_at_start: prepared, times })
+    }
+
+    /// Returns up to `count` transaction records before and from `stop` on, in order of position.
+    pub(super) async fn around(&mut self, stop: Lsn, floor: Lsn, count: usize) -> Result<Around, Error> {
+        const SEGMENTS_BACK: u64 = 8;
+        let at = self.line.number_of(stop).min(self.line.last);
+        let (mut before, mut after): (Vec<Landmark>, Vec<Landmark>) = (Vec::new(), Vec::new());
+        let lowest = self.line.number_of(floor).max(at.saturating_sub(SEGMENTS_BACK));
+        for number in (lowest..=at).rev() {
+            let (events, _) = self.events(number).await?;
+            let inside = events.iter().rev().filter(|e| e.lsn < stop && e.lsn >= floor);
+            before.extend(inside.filter_map(landmark));
+            if before.len() >= count {
+                break;
+            }
+        }
+        for number in at..=self.line.last.min(at.saturating_add(1)) {
+            let (events, _) = self.events(number).await?;
+            after.extend(events.iter().filter(|e| e.lsn >= stop).filter_map(landmark));
+            if after.len() >= count {
+                break;
+            }
+        }
+        before.truncate(count);
+        before.reverse();
+        after.truncate(count);
+        Ok(Around { before, after })
+    }
+
+    /// Returns whether a record begins at or after `stop`: without one PostgreSQL refuses it as a target.
+    pub(super) async fn goes_on(&mut self, stop: Lsn) -> Result<bool, Error> {
+        Ok(self.end().await? > stop)
+    }
+
+    /// Returns the greatest settings that the looked-at segments ask for.
+    pub(super) fn parameters(&self, mut all: Parameters) -> Parameters {
+        for index in self.indexes.values() {
+            for event in &index.events {
+                if let What::Parameters(one) = event.what {
+                    all = Parameters {
+                        max_connections: all.max_connections.max(one.max_connections),
+                        max_worker_processes: all.max_worker_processes.max(one.max_worker_processes),
+                        max_wal_senders: all.max_wal_senders.max(one.max_wal_senders),
+                        max_prepared_transactions: all
+                            .max_prepared_transactions
+                            .max(one.max_prepared_transactions),
+                        max_locks_per_transaction: all
+                            .max_locks_per_transaction
+                            .max(one.max_locks_per_transaction),
+                    };
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Transaction records on both sides of a position.
+pub(super) struct Around {
+    pub(super) before: Vec<Landmark>,
+    pub(super) after: Vec<Landmark>,
+}
+
+fn shift(event: &mut Event, by: i64) {
+    match &mut event.what {
+        What::Prepare { time, .. }
+        | What::Commit { time, .. }
+        | What::Abort { time, .. }
+        | What::CommitPrepared { time, .. }
+        | What::RollbackPrepared { time, .. }
+        | What::RestorePoint { time, .. } => *time = time.plus_micros(by),
+        What::Checkpoint { .. } | What::EndOfRecovery { .. } | What::Parameters(_) => {}
+    }
+}
+
+fn landmark(event: &Event) -> Option<Landmark> {
+    let (xid, time, kind) = match &event.what {
+        What::Prepare { xid, time, .. } => (*xid, *time, LandmarkKind::Prepare),
+        What::Commit { xid, time, .. } => (*xid, *time, LandmarkKind::Commit),
+        What::Abort { xid, time } => (*xid, *time, LandmarkKind::Abort),
+        What::CommitPrepared { xid, time, .. } => (*xid, *time, LandmarkKind::CommitPrepared),
+        What::RollbackPrepared { xid, time, .. } => (*xid, *time, LandmarkKind::RollbackPrepared),
+        _ => return None,
+    };
+    Some(Landmark { lsn: event.lsn, xid, time, kind })
+}
