@@ -57,7 +57,7 @@ pub(super) async fn find(
 /// Begins at a place that was chosen otherwise: after a gap.
 pub(super) async fn after_gap(shelf: &Shelf, history: &History, slot: Lsn) -> Result<Begin, Error> {
     let place = fresh(history, slot, shelf.segment_bytes);
-    at(shelf, history, &AllKept::new(), place).await
+    at(shelf, history, &shelf.kept(slot).await?, place).await
 }
 
 fn fresh(history: &History, slot: Lsn, segment_bytes: u32) -> Place {
@@ -91,39 +91,51 @@ impl Kept {
     }
 }
 
-/// Decodes from the nearest index before `place` up to it.
+/// Decodes what is held without an index before `place`, up to it.
 async fn at(shelf: &Shelf, history: &History, kept: &AllKept, place: Place) -> Result<Begin, Error> {
     let number = place.at.segment(shelf.segment_bytes);
+    let start = |n: u64| Lsn(n * u64::from(shelf.segment_bytes));
     let begin =
         |builder, indexes| Begin { place, builder, indexes, parts: Parts::new(), needless: Vec::new() };
-    let unknown = || {
-        let builder = IndexBuilder::new(place.timeline, shelf.segment_bytes, place.at, Open::default());
-        begin(builder, Vec::new())
+    let (timeline, first) = decode_from(history, kept, place, shelf.segment_bytes);
+    let before = first.checked_sub(1).filter(|n| kept.get(&timeline).is_some_and(|k| k.indexed.contains(n)));
+    let open = match before {
+        Some(indexed) => shelf.index(timeline, start(indexed)).await?.open_at_end,
+        None => Open::default(),
     };
-    let Some((timeline, indexed)) = nearest_index(history, kept, place, shelf.segment_bytes) else {
-        return Ok(unknown());
-    };
-    let start = |n: u64| Lsn(n * u64::from(shelf.segment_bytes));
-    let open = shelf.index(timeline, start(indexed)).await?.open_at_end;
-    let mut builder = IndexBuilder::new(timeline, shelf.segment_bytes, start(indexed + 1), open);
+    let mut builder = IndexBuilder::new(timeline, shelf.segment_bytes, start(first), open);
     let mut indexes = Vec::new();
-    for next in indexed + 1..number {
-        let whole = kept.get(&timeline).is_some_and(|kept| kept.complete.contains(&next));
-        let fed =
-            if whole { feed(builder, shelf.segment(timeline, start(next)).await?).await? } else { None };
-        let Some((fed, finished)) = fed else {
-            tracing::warn!(%timeline, segment = next, "prepared transactions before {} are not known", place.at);
-            return Ok(unknown());
+    for next in first..number {
+        let Some((fed, finished)) = feed(builder, shelf.segment(timeline, start(next)).await?).await? else {
+            let anew = IndexBuilder::new(place.timeline, shelf.segment_bytes, place.at, Open::default());
+            return Ok(begin(anew, indexes));
         };
         builder = fed;
         indexes.extend(finished);
     }
     if timeline != place.timeline {
         let last = builder.tail();
-        let open = if indexed + 1 == number { last.open_at_start } else { last.open_at_end };
+        let open = if first == number { last.open_at_start } else { last.open_at_end };
         builder = IndexBuilder::new(place.timeline, shelf.segment_bytes, place.at, open);
     }
     Ok(begin(builder, indexes))
+}
+
+/// Returns from which segment to decode: after the nearest index, where no segment is missing from
+/// there to `place`; else from the first of the whole segments that end at `place`, or `place` itself.
+fn decode_from(history: &History, kept: &AllKept, place: Place, segment_bytes: u32) -> (TimelineId, u64) {
+    let number = place.at.segment(segment_bytes);
+    let whole = |timeline: TimelineId, n: u64| kept.get(&timeline).is_some_and(|k| k.complete.contains(&n));
+    if let Some((timeline, indexed)) = nearest_index(history, kept, place, segment_bytes)
+        && (indexed + 1..number).all(|n| whole(timeline, n))
+    {
+        return (timeline, indexed + 1);
+    }
+    let mut first = number;
+    while first > 0 && whole(place.timeline, first - 1) {
+        first -= 1;
+    }
+    (place.timeline, first)
 }
 
 /// Returns the newest index before `place` on its timeline or, where that has none, an ancestor's.
@@ -211,5 +223,20 @@ mod tests {
         let all: AllKept = [(TimelineId(1), kept(&[3, 4, 5, 6], &[3, 4, 5, 6]))].into();
         let place = Place { timeline: TimelineId(2), at: Lsn(0x500) };
         assert_eq!(nearest_index(&two, &all, place, SEGMENT), Some((TimelineId(1), 4)));
+        assert_eq!(decode_from(&two, &all, place, SEGMENT), (TimelineId(1), 5));
+    }
+
+    #[test]
+    fn whole_segments_without_an_index_get_one() {
+        let one = History::root(TimelineId(1));
+        let from = |complete: &[u64], indexed: &[u64]| {
+            let all: AllKept = [(TimelineId(1), kept(complete, indexed))].into();
+            decode_from(&one, &all, Place { timeline: TimelineId(1), at: Lsn(0x900) }, SEGMENT).1
+        };
+        assert_eq!(from(&[3, 4, 5, 6, 7, 8], &[3, 4]), 5);
+        assert_eq!(from(&[7, 8], &[]), 7);
+        assert_eq!(from(&[3, 7, 8], &[3]), 7);
+        assert_eq!(from(&[], &[]), 9);
+        assert_eq!(from(&[8], &[8]), 9);
     }
 }
