@@ -29,8 +29,6 @@ pub struct Holdings {
     pub backups: Vec<Backup>,
     pub segments: Vec<Segment>,
     pub packs: BTreeSet<Pack>,
-    /// Backups that stay whatever their age.
-    pub pinned: BTreeSet<BackupId>,
 }
 
 /// A backup whose manifest exists.
@@ -92,7 +90,7 @@ fn kept(horizon: Moment, held: &Holdings) -> BTreeSet<BackupId> {
     };
     // Without a good one from before the window, one that is merely whole serves its beginning.
     let from = newest(&|b| !b.damaged && held.is_whole(b)).or_else(|| newest(&|b| held.is_whole(b)));
-    let stays = |b: &&Backup| from.is_none_or(|from| b.stopped_at >= from) || held.pinned.contains(&b.id);
+    let stays = |b: &&Backup| from.is_none_or(|from| b.stopped_at >= from);
     held.backups.iter().filter(stays).map(|b| b.id.clone()).collect()
 }
 

@@ -1,1 +1,339 @@
-//! The job that copies one node.
+//! The job that makes a base backup of one node.
+//!
+//! pg_backup_start -> scan -> read, look at pages, pack, compress, encrypt -> zones -> pg_backup_stop
+//! -> wait for the WAL it needs -> manifest last
+//!
+//! Invariants: a backup exists when its manifest does, and then all that a restore of it needs is in
+//! the zones. Memory is bounded whatever the size. A crash leaves packs that no manifest names, which
+//! expiry collects, and nothing on the server: it ends a backup whose session is gone.
+
+mod archived;
+mod bracket;
+mod copy;
+mod error;
+mod pages;
+mod progress;
+mod scan;
+mod scribe;
+mod source;
+mod worker;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+pub use error::Error;
+pub use progress::{Phase, Progress, Silent};
+
+use crate::clock;
+use crate::ids::{BackupId, ClusterName, NodeName};
+use crate::lsn::Lsn;
+use crate::manifest::backup::{BadPage, Entry, Foot, Head, Kind, VERSION};
+use crate::moment::Moment;
+use crate::node::ConnectionOptions;
+use crate::pgfile::control::ControlFile;
+use crate::vault::{ObjectName, Vault};
+use archived::Needed;
+use bracket::{Bracket, Stopped};
+use copy::{Copied, Copier};
+use scan::{Found, Inventory};
+use scribe::{Scribe, Written};
+use worker::CONTROL_FILE;
+
+/// How a backup is made.
+#[derive(Clone, Debug)]
+pub struct BackupOptions {
+    pub cluster: ClusterName,
+    pub node: NodeName,
+    /// zstd level.
+    pub level: i32,
+    /// Files are read, compressed and encrypted by so many threads.
+    pub threads: usize,
+    /// What the server's log and `backup_label` call it.
+    pub label: String,
+    /// Begin with an immediate checkpoint, not one that is spread over minutes.
+    pub fast: bool,
+    /// How long to wait for WAL while none comes.
+    pub wal_patience: Duration,
+}
+
+impl BackupOptions {
+    pub fn new(cluster: ClusterName, node: NodeName) -> Self {
+        BackupOptions {
+            cluster,
+            node,
+            level: 1,
+            threads: 2,
+            label: "pitrus".to_owned(),
+            fast: true,
+            wal_patience: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a finished backup is.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct BackupReport {
+    pub backup: BackupId,
+    pub start_lsn: Lsn,
+    pub stop_lsn: Lsn,
+    pub started_at: Moment,
+    pub stopped_at: Moment,
+    pub files: u64,
+    pub bytes: u64,
+    /// In one zone, in bytes.
+    pub stored: u64,
+    /// Pages that are damaged on the source; the backup is kept and marked.
+    pub bad_pages: Vec<BadPage>,
+    /// How many more there are.
+    pub bad_pages_more: u64,
+    /// Links and special files, which a backup cannot keep.
+    pub left_out: Vec<String>,
+}
+
+impl BackupReport {
+    /// Returns whether the source had damaged pages.
+    pub fn is_damaged(&self) -> bool {
+        !self.bad_pages.is_empty() || self.bad_pages_more > 0
+    }
+}
+
+/// Makes a base backup of a node now. Its agent must be archiving.
+pub async fn run(
+    options: &BackupOptions,
+    vault: &Vault,
+    connection: &ConnectionOptions,
+    progress: Arc<dyn Progress>,
+) -> Result<BackupReport, Error> {
+    progress.phase(Phase::Starting);
+    let bracket = Bracket::open(options, connection).await?;
+    check_data_directory(&bracket)?;
+    // Better to find now that nobody archives than after hours of copying.
+    let flushed = bracket.flushed().await?;
+    let segment_start = flushed.segment_start(bracket.facts.segment_bytes);
+    needed(&bracket, options, segment_start, flushed).wait(vault, options.wal_patience).await?;
+
+    let started_at = clock::now();
+    let job = Job {
+        options,
+        vault,
+        bracket: &bracket,
+        backup: BackupId::new(started_at, clock::random()),
+        started_at,
+        next_pack: Arc::default(),
+        progress,
+    };
+    let outcome = job.run().await;
+    if outcome.is_err() {
+        job.clean_up().await;
+    }
+    outcome
+}
+
+/// One backup under way.
+struct Job<'a> {
+    options: &'a BackupOptions,
+    vault: &'a Vault,
+    bracket: &'a Bracket<'a>,
+    backup: BackupId,
+    started_at: Moment,
+    next_pack: Arc<AtomicU32>,
+    progress: Arc<dyn Progress>,
+}
+
+/// What has been read and stored, before the manifest.
+struct Stored {
+    written: Written,
+    copied: Copied,
+    control: ControlFile,
+    left_out: Vec<String>,
+}
+
+impl Job<'_> {
+    async fn run(&self) -> Result<BackupReport, Error> {
+        let facts = &self.bracket.facts;
+        let start = self.bracket.start().await?;
+        tracing::info!(node = %self.options.node, backup = %self.backup, %start, "backup began");
+        self.progress.phase(Phase::Copying);
+        let mut stored = self.copy(start).await?;
+        let (settings, hba) = (self.bracket.settings().await?, self.bracket.hba().await);
+        let superuser = self.bracket.superuser().await?;
+        let Stopped { stop, label, tablespace_map } = self.bracket.stop(start).await?;
+        let stopped_at = clock::now();
+
+        self.progress.phase(Phase::AwaitingWal);
+        needed(self.bracket, self.options, start, stop).wait(self.vault, self.options.wal_patience).await?;
+        self.progress.phase(Phase::Finishing);
+        self.packs_are_there().await?;
+        let wrong = &mut stored.copied.findings.wrong;
+        wrong.settle(stop);
+        let foot = Foot {
+            stop_lsn: stop,
+            stopped_at,
+            backup_label: label,
+            tablespace_map,
+            stored: stored.copied.stored,
+            bad_pages: wrong.bad.clone(),
+            bad_pages_more: wrong.more,
+            prepared: std::mem::take(&mut stored.copied.findings.prepared),
+            parameters: stored.control.parameters,
+            settings,
+            hba,
+            superuser,
+            // The writer has counted these.
+            files: 0,
+            bytes: 0,
+            packs: Vec::new(),
+        };
+        let (files, bytes) = (stored.written.files, stored.written.bytes);
+        stored.written.finish(&foot).await?;
+        tracing::info!(
+            node = %self.options.node, backup = %self.backup, %start, %stop, files, bytes,
+            timeline = %facts.timeline, "backup finished"
+        );
+        Ok(BackupReport {
+            backup: self.backup.clone(),
+            start_lsn: start,
+            stop_lsn: stop,
+            started_at: self.started_at,
+            stopped_at,
+            files,
+            bytes,
+            stored: stored.copied.stored,
+            bad_pages: foot.bad_pages,
+            bad_pages_more: foot.bad_pages_more,
+            left_out: stored.left_out,
+        })
+    }
+
+    /// Copies everything, `pg_control` last (`basebackup.c`, `perform_base_backup`).
+    async fn copy(&self, start: Lsn) -> Result<Stored, Error> {
+        let facts = &self.bracket.facts;
+        let data = facts.data_directory.clone();
+        let scan = tokio::task::spawn_blocking(move || Inventory::scan(&data));
+        let mut inventory = scan.await.map_err(|_| Error::Ended)??;
+        self.progress.total(inventory.bytes());
+        let control = take_control(&mut inventory, facts.data_directory.join(CONTROL_FILE))?;
+
+        let folders = inventory.folders.into_iter();
+        let folders = folders.map(|f| Entry { path: f.path, kind: Kind::Folder, mode: f.mode }).collect();
+        let head = self.head(start, inventory.tablespaces);
+        let manifest = self.vault.manifest(&head, MANIFEST_LEVEL);
+        let manifest = manifest.map_err(|source| Error::Store { what: "the manifest".to_owned(), source })?;
+        let scribe = Scribe::start(manifest, folders);
+        let copier = self.copier(start);
+        let copied = match copier.copy(inventory.files, scribe.entries()).await {
+            Ok(mut copied) => copier.copy(vec![control], scribe.entries()).await.map(|last| {
+                copied.findings.merge(last.findings);
+                copied.stored += last.stored;
+                copied
+            }),
+            failed => failed,
+        };
+        let written = scribe.wait().await;
+        // Workers that lost their scribe only know that they ended early.
+        let copied = match (copied, &written) {
+            (Err(Error::Ended), Err(_)) => Copied::default(),
+            (copied, _) => copied?,
+        };
+        let written = written?;
+        let control = copied.findings.control.ok_or(Error::Ended)?;
+        Ok(Stored { written, copied, control, left_out: inventory.left_out })
+    }
+
+    /// After so long expiry takes packs without a manifest for garbage: makes sure that it did not.
+    async fn packs_are_there(&self) -> Result<(), Error> {
+        if clock::now().micros_since(self.started_at) < LONG_MICROS {
+            return Ok(());
+        }
+        for number in 0..self.next_pack.load(Ordering::Relaxed) {
+            let there = self.vault.exists(&self.pack(number)).await;
+            if !there.map_err(|source| Error::Store { what: format!("pack {number}"), source })? {
+                return Err(Error::PackGone { number });
+            }
+        }
+        Ok(())
+    }
+
+    fn pack(&self, number: u32) -> ObjectName {
+        ObjectName::Pack { node: self.options.node.clone(), backup: self.backup.clone(), number }
+    }
+
+    /// Deletes what was stored: best effort, since expiry collects it as well.
+    async fn clean_up(&self) {
+        for number in 0..self.next_pack.load(Ordering::Relaxed) {
+            let name = self.pack(number);
+            if let Err(error) = self.vault.delete(&name).await {
+                tracing::debug!(%error, "a pack of the failed backup stays for expiry");
+                return;
+            }
+        }
+    }
+
+    fn copier(&self, start: Lsn) -> Copier {
+        let facts = &self.bracket.facts;
+        Copier {
+            vault: self.vault.clone(),
+            node: self.options.node.clone(),
+            backup: self.backup.clone(),
+            data: facts.data_directory.clone(),
+            verify_before: facts.data_checksums.then_some(start),
+            threads: self.options.threads,
+            level: self.options.level,
+            progress: Arc::clone(&self.progress),
+            next_pack: Arc::clone(&self.next_pack),
+        }
+    }
+
+    fn head(&self, start: Lsn, tablespaces: Vec<crate::manifest::backup::Tablespace>) -> Head {
+        let facts = &self.bracket.facts;
+        Head {
+            version: VERSION,
+            backup: self.backup.clone(),
+            cluster: self.options.cluster.clone(),
+            node: self.options.node.clone(),
+            group: facts.group,
+            system_identifier: facts.system_identifier.clone(),
+            postgres_version: facts.server_version_num,
+            segment_bytes: facts.segment_bytes,
+            timeline: facts.timeline,
+            start_lsn: start,
+            started_at: self.started_at,
+            data_checksums: facts.data_checksums,
+            tablespaces,
+        }
+    }
+}
+
+/// A backup that takes longer looks whether its packs are still there: two days.
+const LONG_MICROS: i64 = 2 * 86_400_000_000;
+/// Manifests are text, and one for each backup.
+const MANIFEST_LEVEL: i32 = 3;
+
+fn needed(bracket: &Bracket<'_>, options: &BackupOptions, from: Lsn, to: Lsn) -> Needed {
+    let facts = &bracket.facts;
+    Needed {
+        node: options.node.clone(),
+        timeline: facts.timeline,
+        segment_bytes: facts.segment_bytes,
+        from,
+        to,
+    }
+}
+
+/// Refuses a data directory that is not of the server we are connected to.
+fn check_data_directory(bracket: &Bracket<'_>) -> Result<(), Error> {
+    let path = bracket.facts.data_directory.join(CONTROL_FILE);
+    let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+    // The first field (`src/include/catalog/pg_control.h`); never changes, so it needs no whole read.
+    let found = bytes.first_chunk::<8>().map_or(0, |first| u64::from_le_bytes(*first));
+    let expected = bracket.facts.system_identifier.clone();
+    if found.to_string() == expected { Ok(()) } else { Err(Error::OtherServer { path, found, expected }) }
+}
+
+fn take_control(inventory: &mut Inventory, path: PathBuf) -> Result<Found, Error> {
+    let at = inventory.files.iter().position(|found| &*found.path == CONTROL_FILE);
+    let gone = || Error::Read { path, source: std::io::ErrorKind::NotFound.into() };
+    at.map(|at| inventory.files.remove(at)).ok_or_else(gone)
+}

@@ -84,6 +84,12 @@ pub enum Verdict {
     Wrong,
 }
 
+/// Returns the position after the last record that changed the page (`pd_lsn`: two words, the upper first).
+pub fn lsn(page: &[u8; PAGE_BYTES]) -> Lsn {
+    let words = u32_at(page, 0).zip(u32_at(page, 4));
+    words.map_or(Lsn::INVALID, |(high, low)| Lsn(u64::from(high) << 32 | u64::from(low)))
+}
+
 /// Judges the page of a running server as `basebackup.c` does: pages changed at or after `start` are
 /// restored from their images in the WAL.
 pub fn verify(number: u32, page: &[u8; PAGE_BYTES], start: Lsn) -> Verdict {
@@ -91,9 +97,7 @@ pub fn verify(number: u32, page: &[u8; PAGE_BYTES], start: Lsn) -> Verdict {
     if u16_at(page, 14) == Some(0) {
         return Verdict::New; // pd_upper
     }
-    // pd_lsn: two words, the upper first.
-    let lsn = u32_at(page, 0).zip(u32_at(page, 4)).map(|(high, low)| u64::from(high) << 32 | u64::from(low));
-    if lsn.is_some_and(|lsn| Lsn(lsn) >= start) {
+    if lsn(page) >= start {
         return Verdict::Recent;
     }
     if stored == Some(checksum(number, page)) { Verdict::Right } else { Verdict::Wrong }

@@ -1,0 +1,160 @@
+//! Runs the workers, and stores their packs as they come.
+//!
+//! queue -> workers (threads) -> sealed packs, a bounded number -> zones
+//!
+//! What is in memory: the pack each worker fills, and the packs on their way out.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::task::JoinHandle;
+
+use super::scan::Found;
+use super::source::Queue;
+use super::worker::{self, Findings, SealedPack, Shared};
+use super::{Error, Progress};
+use crate::ids::{BackupId, NodeName};
+use crate::lsn::Lsn;
+use crate::manifest::backup::Entry;
+use crate::seal::Sealer;
+use crate::vault::{self, ObjectName, Vault};
+
+/// Packs on their way to the zones at once.
+const UPLOADS: usize = 2;
+/// All packs in memory together, in bytes.
+const PACKS_BYTES: usize = 128 << 20;
+const PACK_BYTES_MAX: usize = 32 << 20;
+
+/// Everything that copying files takes.
+#[derive(Clone)]
+pub(super) struct Copier {
+    pub(super) vault: Vault,
+    pub(super) node: NodeName,
+    pub(super) backup: BackupId,
+    pub(super) data: PathBuf,
+    pub(super) verify_before: Option<Lsn>,
+    pub(super) threads: usize,
+    /// zstd level.
+    pub(super) level: i32,
+    pub(super) progress: Arc<dyn Progress>,
+    pub(super) next_pack: Arc<AtomicU32>,
+}
+
+/// What has been copied.
+#[derive(Debug, Default)]
+pub(super) struct Copied {
+    pub(super) findings: Findings,
+    /// Bytes of packs.
+    pub(super) stored: u64,
+}
+
+/// Tells the workers to stop when whoever waits for them goes away.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Copier {
+    /// Copies these files. Their entries go to `entries`.
+    pub(super) async fn copy(
+        &self,
+        files: Vec<Found>,
+        entries: mpsc::SyncSender<Entry>,
+    ) -> Result<Copied, Error> {
+        let threads = self.threads.clamp(1, files.len().max(1));
+        let stop = StopOnDrop(Arc::default());
+        let (packs, received) = tokio::sync::mpsc::channel(1);
+        let shared = Arc::new(Shared {
+            data: self.data.clone(),
+            verify_before: self.verify_before,
+            queue: Mutex::new(Queue::new(files)),
+            stop: Arc::clone(&stop.0),
+            next_pack: Arc::clone(&self.next_pack),
+            pack_bytes: (PACKS_BYTES / (threads + UPLOADS + 1)).min(PACK_BYTES_MAX),
+            begin: {
+                let copier = self.clone();
+                Box::new(move |number| copier.begin(number))
+            },
+            progress: Arc::clone(&self.progress),
+            packs,
+            entries,
+        });
+        let workers: Vec<JoinHandle<Result<Findings, Error>>> = (0..threads)
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                tokio::task::spawn_blocking(move || {
+                    let outcome = worker::work(&shared);
+                    if outcome.is_err() {
+                        shared.stop.store(true, Ordering::Relaxed);
+                    }
+                    outcome
+                })
+            })
+            .collect();
+        drop(shared);
+        let uploaded = self.upload(received).await;
+        if uploaded.is_err() {
+            stop.0.store(true, Ordering::Relaxed);
+        }
+        let worked = join(workers).await;
+        Ok(Copied { stored: uploaded?, findings: worked? })
+    }
+
+    fn name(&self, number: u32) -> ObjectName {
+        ObjectName::Pack { node: self.node.clone(), backup: self.backup.clone(), number }
+    }
+
+    fn begin(&self, number: u32) -> Result<Sealer, Error> {
+        self.vault.sealer(&self.name(number), self.level).map_err(|source| stored(number, source))
+    }
+
+    /// Stores packs until no more come; returns their bytes.
+    async fn upload(&self, mut packs: tokio::sync::mpsc::Receiver<SealedPack>) -> Result<u64, Error> {
+        let mut uploads = FuturesUnordered::new();
+        let (mut stored, mut open) = (0, true);
+        while open || !uploads.is_empty() {
+            tokio::select! {
+                pack = packs.recv(), if open && uploads.len() < UPLOADS => match pack {
+                    Some(pack) => {
+                        stored += pack.bytes.len() as u64;
+                        uploads.push(self.put(pack));
+                    }
+                    None => open = false,
+                },
+                Some(done) = uploads.next() => done?,
+            }
+        }
+        Ok(stored)
+    }
+
+    async fn put(&self, pack: SealedPack) -> Result<(), Error> {
+        let put = self.vault.put_sealed(&self.name(pack.number), pack.bytes).await;
+        put.map(drop).map_err(|source| stored(pack.number, source))
+    }
+}
+
+fn stored(pack: u32, source: vault::Error) -> Error {
+    Error::Store { what: format!("pack {pack}"), source }
+}
+
+/// Waits for all workers; of several errors returns the one that stopped the others.
+async fn join(workers: Vec<JoinHandle<Result<Findings, Error>>>) -> Result<Findings, Error> {
+    let mut all: Result<Findings, Error> = Ok(Findings::default());
+    for worker in workers {
+        let found = worker.await.unwrap_or(Err(Error::Ended));
+        all = match (all, found) {
+            (Ok(mut all), Ok(found)) => {
+                all.merge(found);
+                Ok(all)
+            }
+            (Err(Error::Ended) | Ok(_), Err(error)) => Err(error),
+            (Err(error), _) => Err(error),
+        };
+    }
+    all
+}

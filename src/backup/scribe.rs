@@ -1,0 +1,69 @@
+//! Writes and seals the manifest while the workers copy, on a thread of its own: entries leave memory
+//! as they come, so a manifest of millions of files is held only sealed.
+
+use std::sync::mpsc;
+
+use tokio::task::JoinHandle;
+
+use super::Error;
+use crate::manifest::backup::{Entry, Foot, Kind};
+use crate::vault::ManifestSealer;
+
+/// Entries that may wait.
+const WAITING_MAX: usize = 64;
+
+/// The thread that writes.
+pub(super) struct Scribe {
+    entries: mpsc::SyncSender<Entry>,
+    writing: JoinHandle<Result<Written, Error>>,
+}
+
+/// A manifest without its foot.
+pub(super) struct Written {
+    manifest: ManifestSealer,
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
+impl Scribe {
+    /// Goes on with a manifest, first with these entries.
+    pub(super) fn start(manifest: ManifestSealer, first: Vec<Entry>) -> Scribe {
+        let (entries, received) = mpsc::sync_channel(WAITING_MAX);
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut written = Written { manifest, files: 0, bytes: 0 };
+            first.into_iter().chain(received).try_for_each(|entry| written.entry(entry))?;
+            Ok(written)
+        });
+        Scribe { entries, writing }
+    }
+
+    /// Returns where entries go.
+    pub(super) fn entries(&self) -> mpsc::SyncSender<Entry> {
+        self.entries.clone()
+    }
+
+    /// Waits until all that was sent is written; every sender must be gone.
+    pub(super) async fn wait(self) -> Result<Written, Error> {
+        drop(self.entries);
+        self.writing.await.map_err(|_| Error::Ended)?
+    }
+}
+
+impl Written {
+    fn entry(&mut self, entry: Entry) -> Result<(), Error> {
+        if let Kind::File { size, .. } = &entry.kind {
+            self.files += 1;
+            self.bytes += size;
+        }
+        self.manifest.entry(entry).map_err(stored)
+    }
+
+    /// Ends the manifest and stores it: from now on the backup exists.
+    pub(super) async fn finish(self, foot: &Foot) -> Result<(), Error> {
+        self.manifest.finish(foot).await.map(drop).map_err(stored)
+    }
+}
+
+fn stored(source: crate::vault::Error) -> Error {
+    Error::Store { what: "the manifest".to_owned(), source }
+}
