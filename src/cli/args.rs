@@ -127,7 +127,7 @@ pub(super) struct Info {
 pub(super) struct Repair {
     #[command(flatten)]
     pub(super) vault: Where,
-    /// Read every object of every zone and replace what is damaged; needs the key
+    /// Also open every copy of every object, and replace what is damaged
     #[arg(long)]
     pub(super) deep: bool,
 }
@@ -179,14 +179,23 @@ pub(super) struct Target {
 }
 
 #[derive(Debug, Group)]
+pub(super) struct Clocks {
+    /// How far a node's clock was ahead (+) or behind (-), such as worker-1=+50ms; may be given more than once
+    #[arg(long = "clock", value_name = "NODE=OFFSET", value_parser = clock_offset)]
+    pub(super) clocks: Vec<(NodeName, i64)>,
+    /// Read a node's time stamps as if its clock had been wrong by so much: to see what that would have done
+    #[arg(long = "pretend-clock", value_name = "NODE=OFFSET", value_parser = clock_offset, hide = true)]
+    pub(super) pretended: Vec<(NodeName, i64)>,
+}
+
+#[derive(Debug, Group)]
 pub(super) struct RestorePlan {
     #[command(flatten)]
     pub(super) vault: Where,
     #[command(flatten)]
     pub(super) target: Target,
-    /// How far a node's clock was ahead (+) or behind (-), such as worker-1=+50ms; may be given more than once
-    #[arg(long = "clock", value_name = "NODE=OFFSET", value_parser = clock_offset, allow_hyphen_values = true)]
-    pub(super) clocks: Vec<(NodeName, i64)>,
+    #[command(flatten)]
+    pub(super) clocks: Clocks,
     /// Also check the name of the new cluster
     #[arg(long = "as", value_name = "NEW_NAME")]
     pub(super) new_name: Option<ClusterName>,
@@ -206,9 +215,8 @@ pub(super) struct RestoreRun {
     pub(super) vault: Where,
     #[command(flatten)]
     pub(super) target: Target,
-    /// How far a node's clock was ahead (+) or behind (-), such as worker-1=+50ms; may be given more than once
-    #[arg(long = "clock", value_name = "NODE=OFFSET", value_parser = clock_offset, allow_hyphen_values = true)]
-    pub(super) clocks: Vec<(NodeName, i64)>,
+    #[command(flatten)]
+    pub(super) clocks: Clocks,
     /// Name of the new cluster, unlike the old one's
     #[arg(long = "as", value_name = "NEW_NAME")]
     pub(super) new_name: ClusterName,

@@ -7,7 +7,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use crate::clock;
+use crate::seal::MasterKey;
 
 /// Prints a new key, or writes it to a file that did not exist.
 pub(super) fn generate(file: Option<&Path>) -> Result<(), Failure> {
@@ -18,14 +18,13 @@ pub(super) fn generate(file: Option<&Path>) -> Result<(), Failure> {
             println!("wrote a new master key to {}", path.display());
             println!("Copy it to a safe place now: without it no backup can be read.");
         }
-        None => println!("{}", text.as_str()),
+        None => print!("{}", text.as_str()),
     }
     Ok(())
 }
 
 fn new_key() -> Zeroizing<String> {
-    let key = Zeroizing::new(clock::random::<32>());
-    Zeroizing::new(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n")
+    Zeroizing::new(format!("{}\n", MasterKey::generate().to_text().as_str()))
 }
 
 /// Writes a file readable by its owner alone. What exists is left as it is, and refused.

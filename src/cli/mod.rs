@@ -6,8 +6,12 @@
 mod args;
 mod check;
 mod failure;
+mod info;
 mod init;
 mod key;
+mod open;
+mod progress;
+mod restore;
 mod run;
 
 use std::io::IsTerminal;

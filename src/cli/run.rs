@@ -4,23 +4,25 @@ use std::process::ExitCode;
 
 use super::args::{Args, Command, Key, Restore};
 use super::failure::Failure;
-use super::{check, init, key};
+use super::{check, info, init, key, restore};
 use crate::config::Settings;
-use crate::restore;
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
-    let settings = || Settings::load(&args.config);
+    let config = args.config.as_path();
+    let settings = || Settings::load(config);
     match &args.command {
-        Command::Init(init) => init::run(init, &args.config).await?,
-        Command::Key(Key::Generate { file }) => key::generate(file.as_deref())?,
+        Command::Init(args) => init::run(args, config).await?,
         Command::Check(shown) => return check::run(&settings()?, shown).await,
+        Command::Info(args) => info::run(args, config).await?,
+        Command::Restore(Restore::Plan(args)) => restore::plan(args, config).await?,
+        Command::Restore(Restore::Run(args)) => restore::run(args, config).await?,
         Command::Restore(Restore::WalFromSpool { spool, file, target }) => {
-            return Ok(ExitCode::from(restore::deliver(spool, file, target)));
+            return Ok(ExitCode::from(crate::restore::deliver(spool, file, target)));
         }
-        _ => {
-            settings()?;
+        Command::Agent | Command::Backup(_) | Command::Repair(_) | Command::Expire(_) => {
             return Err(Failure::operator("this command is not part of this build", "use a newer pitrus"));
         }
+        Command::Key(Key::Generate { file }) => key::generate(file.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -35,6 +35,8 @@ pub enum Error {
     Value { path: PathBuf, line: Option<usize>, field: String, problem: String, fix: String },
     #[error("the secret of `{field}` cannot be read")]
     Secret { field: String, source: secret::Error },
+    #[error("the secret of `{field}` is not a key")]
+    Key { field: String, source: crate::seal::Error },
 }
 
 fn place(path: &std::path::Path, line: Option<usize>) -> String {
@@ -66,6 +68,7 @@ impl Classified for Error {
             }
             Error::Missing { fix, .. } | Error::Value { fix, .. } => Some(fix.clone()),
             Error::Secret { source, .. } => source.hint(),
+            Error::Key { source, .. } => source.hint(),
         }
     }
 }

@@ -13,6 +13,8 @@ use super::secret::Source;
 use crate::ids::{ClusterName, NodeName, ZoneName};
 use crate::moment::Moment;
 use crate::node::{ConnectionOptions, Secret};
+use crate::seal::MasterKey;
+use crate::zones::ZoneOptions;
 
 /// The meaning of one configuration file.
 #[derive(Clone, Debug)]
@@ -63,6 +65,28 @@ impl Server {
             password: password.map(|text| Secret::new(text.as_str().to_owned())),
             tls_root_cert: self.tls_root_cert.clone(),
         })
+    }
+}
+
+/// Reads a master key from where it is. May block.
+pub fn master_key(source: &Source) -> Result<MasterKey, Error> {
+    let text = read_secret("key", source)?;
+    MasterKey::from_text(&text).map_err(|source| Error::Key { field: "key".to_owned(), source })
+}
+
+impl Zone {
+    fn options(&self) -> Result<ZoneOptions, Error> {
+        let read = |(key, value): &(String, Value)| {
+            let value = match value {
+                Value::Plain(text) => text.clone(),
+                Value::Secret(source) => {
+                    read_secret(&format!("zone {} options.{key}", self.name), source)?.as_str().to_owned()
+                }
+            };
+            Ok((key.clone(), value))
+        };
+        let options = self.options.iter().map(read).collect::<Result<_, _>>()?;
+        Ok(ZoneOptions { name: self.name.clone(), url: self.url.clone(), options })
     }
 }
 
@@ -132,6 +156,16 @@ impl Settings {
             missing("postgres", "this command needs [postgres] with conninfo: this node's server")
         })?;
         Ok((node, postgres))
+    }
+
+    /// Returns where the zones are, their secrets read. May block.
+    pub fn zone_options(&self) -> Result<Vec<ZoneOptions>, Error> {
+        self.zones.iter().map(Zone::options).collect()
+    }
+
+    /// Reads the master key. May block.
+    pub fn master_key(&self) -> Result<MasterKey, Error> {
+        master_key(&self.key)
     }
 
     /// Checks the text of a file; `path` is for messages.

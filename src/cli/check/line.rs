@@ -85,14 +85,14 @@ impl Lines {
         let mut text = String::new();
         for line in &self.0 {
             let mark = match line.verdict {
-                Verdict::Ok => "ok     ",
-                Verdict::Advice => "advice ",
-                Verdict::NotOk => "NOT OK ",
-                Verdict::Unreachable => "NO ANSWER ",
+                Verdict::Ok => "ok",
+                Verdict::Advice => "advice",
+                Verdict::NotOk => "NOT OK",
+                Verdict::Unreachable => "NO ANSWER",
             };
-            text += &format!("{mark} {}: {}\n", line.subject, line.found);
+            text += &format!("{mark:9}  {}: {}\n", line.subject, line.found);
             for todo in line.todo.iter().flat_map(|todo| todo.lines()) {
-                text += &format!("         {todo}\n");
+                text += &format!("           {todo}\n");
             }
         }
         text
@@ -127,8 +127,8 @@ mod tests {
         assert_eq!(lines.worst(), Verdict::NotOk);
         assert_eq!(
             lines.text(Output::Text),
-            "ok      wal_level: replica\nadvice  data checksums: off\n         pg_checksums --enable\n\
-             NOT OK  role: lacks grants\n         GRANT a;\n         GRANT b;\n"
+            "ok         wal_level: replica\nadvice     data checksums: off\n           pg_checksums --enable\n\
+             NOT OK     role: lacks grants\n           GRANT a;\n           GRANT b;\n"
         );
         let json: serde_json::Value = serde_json::from_str(&lines.text(Output::Json)).unwrap();
         assert_eq!((&json["ok"], &json["lines"][2]["verdict"]), (&false.into(), &"not_ok".into()));

@@ -6,6 +6,7 @@
 mod host;
 mod line;
 mod server;
+mod vault;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ pub(super) async fn run(settings: &Settings, shown: &Shown) -> Result<ExitCode, 
         Ok(None) => {}
         Err(error) => lines.failed("server", &error),
     }
+    vault::check(&mut lines, settings).await;
     print!("{}", lines.text(shown.output));
     Ok(match lines.worst() {
         Verdict::Ok | Verdict::Advice => ExitCode::SUCCESS,

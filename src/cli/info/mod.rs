@@ -1,0 +1,112 @@
+//! `pitrus info`: what is stored of the cluster, and to which moments it can be restored. Reads the zones
+//! only; what the agent on this machine says is added where there is one.
+
+mod shown;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::args::{self, Output};
+use super::failure::Failure;
+use super::open::Place;
+use crate::clock;
+use crate::ids::NodeName;
+use crate::lsn::Lsn;
+use crate::manifest::backup::Ends;
+use crate::restore::window::{self, NodeWindow};
+use crate::vault::{Access, Catalog, NodeCatalog, Vault};
+use shown::{Archived, Backup, Gap, Info, Node, Window, Zone};
+
+pub(super) async fn run(args: &args::Info, config: &Path) -> Result<(), Failure> {
+    let place = Place::find(&args.vault, config)?;
+    let vault = place.vault(Access::Read).await?;
+    let catalog = Catalog::load(&vault).await?;
+    let window = window::of(&vault, &catalog).await?;
+    let mut nodes = Vec::new();
+    for (name, held) in &catalog.nodes {
+        let of_node = window.nodes.iter().find(|node| node.node == *name);
+        nodes.push(node(name, held, of_node));
+    }
+    let info = Info {
+        version: 1,
+        cluster: place.cluster.clone(),
+        at: clock::now(),
+        window: window_of(&window, &nodes),
+        nodes,
+        zones: zones(&vault).await?,
+    };
+    match args.shown.output {
+        Output::Text => print!("{}", info.text()),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&info).expect("all keys are text")),
+    }
+    Ok(())
+}
+
+fn window_of(window: &window::Window, nodes: &[Node]) -> Window {
+    let closed = |because: String| Window::Closed { because };
+    if nodes.is_empty() {
+        return closed("no node has an agent yet".to_owned());
+    }
+    if let Some(node) = nodes.iter().find(|node| node.backups.is_empty()) {
+        return closed(format!("node {} has no backup", node.node));
+    }
+    match (window.earliest, window.latest) {
+        (Some(earliest), Some(latest)) if earliest <= latest => Window::Open { earliest, latest },
+        _ => closed("the nodes have no moment in common yet".to_owned()),
+    }
+}
+
+fn node(name: &NodeName, held: &NodeCatalog, window: Option<&NodeWindow>) -> Node {
+    let gaps = window.map(|w| w.gaps.as_slice()).unwrap_or_default();
+    let file = |timeline, number| held.wal_name(timeline, number).to_string();
+    Node {
+        node: name.clone(),
+        group: held.doc.group,
+        backups: held.backups.iter().map(backup).collect(),
+        unreadable_backups: held.bad_backups.iter().map(|(id, _)| id.clone()).collect(),
+        archived: archived(held, window),
+        gaps: gaps
+            .iter()
+            .map(|gap| Gap { first: file(gap.timeline, gap.first), last: file(gap.timeline, gap.last) })
+            .collect(),
+    }
+}
+
+fn backup(summary: &Ends) -> Backup {
+    let Ends { head, foot } = summary;
+    Backup {
+        backup: head.backup.clone(),
+        started_at: head.started_at,
+        stopped_at: foot.stopped_at,
+        bytes: foot.bytes,
+        stored_bytes: foot.stored,
+        bad_pages: foot.bad_pages.len() as u64,
+    }
+}
+
+/// The end of the newest timeline's WAL.
+fn archived(held: &NodeCatalog, window: Option<&NodeWindow>) -> Option<Archived> {
+    let (&(timeline, number), state) = held.segments.last_key_value()?;
+    let length = if state.complete { held.doc.segment_bytes } else { state.joined() };
+    let to = Lsn(number.saturating_mul(u64::from(held.doc.segment_bytes))).plus(u64::from(length));
+    Some(Archived { timeline, to, at: window.and_then(|w| w.latest) })
+}
+
+/// Counts, zone by zone, what it has and what it lacks of what the others have.
+async fn zones(vault: &Vault) -> Result<Vec<Zone>, Failure> {
+    let listing = vault.list("").await?;
+    let silent: BTreeMap<_, _> =
+        listing.silent.iter().map(|failure| (&failure.zone, failure.fault.to_string())).collect();
+    let zone = |(number, zone): (usize, crate::ids::ZoneName)| {
+        let objects = listing.objects.iter().filter(|object| object.zones.contains(number)).count() as u64;
+        let reachable = !silent.contains_key(&zone);
+        Zone {
+            reachable,
+            objects,
+            missing: if reachable { listing.objects.len() as u64 - objects } else { 0 },
+            problem: silent.get(&zone).cloned(),
+            zone,
+        }
+    };
+    Ok(vault.zones().names().into_iter().enumerate().map(zone).collect())
+}

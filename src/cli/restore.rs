@@ -1,0 +1,104 @@
+//! `pitrus restore`: plans, and carries a plan out.
+
+use std::path::Path;
+
+use super::args::{Clocks, Output, RestorePlan, RestoreRun, Target};
+use super::failure::Failure;
+use super::open::Place;
+use super::progress;
+use crate::ids::ClusterName;
+use crate::restore::plan::{self, Plan, PlanOptions, Request};
+use crate::restore::{self, RestoreOptions, Targets};
+use crate::vault::{Access, Catalog, Vault};
+
+/// Prints a plan; writes nothing.
+pub(super) async fn plan(args: &RestorePlan, config: &Path) -> Result<(), Failure> {
+    let place = Place::find(&args.vault, config)?;
+    let new_name = match &args.new_name {
+        Some(name) => name.clone(),
+        None => usual_name(&place.cluster),
+    };
+    let vault = place.vault(Access::Read).await?;
+    let plan = make(&vault, request(&args.target)?, new_name, &args.clocks).await?;
+    match args.shown.output {
+        Output::Text => print!("{plan}"),
+        Output::Json => println!("{}", json(&plan)),
+    }
+    Ok(())
+}
+
+/// Carries a restore out, or goes on with one that has not ended.
+pub(super) async fn run(args: &RestoreRun, config: &Path) -> Result<(), Failure> {
+    let place = Place::find(&args.vault, config)?;
+    let targets = match (&args.into, &args.targets) {
+        (Some(folder), _) => Targets::Into(folder.clone()),
+        (None, Some(file)) => Targets::File(file.clone()),
+        (None, None) => {
+            return Err(Failure::operator("no target is named", "add --into DIR or --targets FILE"));
+        }
+    };
+    let request = request(&args.target)?;
+    let vault = place.vault(Access::Read).await?;
+    let plan = match restore::unfinished(&targets, &place.cluster, &args.new_name, &request)? {
+        Some(plan) => {
+            println!("going on with the restore planned at {}\n", plan.made_at);
+            plan
+        }
+        None => make(&vault, request, args.new_name.clone(), &args.clocks).await?,
+    };
+    println!("{plan}");
+    let program = std::env::current_exe()
+        .map_err(|e| Failure::bug("the path of this program is not known: it is the restore_command", e))?;
+    let options = RestoreOptions {
+        targets,
+        bin_dir: args.bin_dir.clone(),
+        os_user: args.os_user.clone(),
+        program,
+        start: args.start,
+    };
+    let (progress, bars) = progress::restore();
+    let report = restore::run(&options, vault, plan, progress).await;
+    // A terminal that is gone is no reason to fail.
+    let _ = bars.clear();
+    println!("{}", report?.text());
+    Ok(())
+}
+
+async fn make(
+    vault: &Vault,
+    request: Request,
+    new_name: ClusterName,
+    clocks: &Clocks,
+) -> Result<Plan, Failure> {
+    let options = PlanOptions {
+        request,
+        new_name,
+        clocks: clocks.clocks.iter().cloned().collect(),
+        pretended: clocks.pretended.iter().cloned().collect(),
+    };
+    let catalog = Catalog::load(vault).await?;
+    Ok(plan::make(vault, &catalog, &options).await?)
+}
+
+fn request(target: &Target) -> Result<Request, Failure> {
+    match (&target.time, &target.restore_point) {
+        (Some(time), _) => Ok(Request::Time(*time)),
+        (None, Some(name)) => Ok(Request::RestorePoint(name.clone())),
+        (None, None) if target.latest => Ok(Request::Latest),
+        (None, None) if target.earliest => Ok(Request::Earliest),
+        (None, None) => Err(Failure::operator(
+            "no moment is named",
+            "add --time, --latest, --earliest or --restore-point",
+        )),
+    }
+}
+
+/// The new cluster's name in a plan that does not say one.
+fn usual_name(cluster: &ClusterName) -> ClusterName {
+    let long = format!("{cluster}-restored");
+    long.parse().unwrap_or_else(|_| "restored".parse().expect("a good name"))
+}
+
+fn json(plan: &Plan) -> String {
+    serde_json::to_string_pretty(plan).expect("a plan has only text keys")
+}
