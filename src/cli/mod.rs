@@ -8,6 +8,7 @@ mod check;
 mod failure;
 mod info;
 mod init;
+mod jobs;
 mod key;
 mod open;
 mod progress;
