@@ -10,7 +10,8 @@
 //! 4. [`vault`] — sealed objects by name; the only place that forms an object's name
 //! 5. jobs: [`backup`] [`archive`] [`restore`] [`repair`] [`expire`] — none names another
 //! 6. [`config`] — what was written, and what it means
-//! 7. faces: [`agent`] [`cli`] — the only ones that combine jobs
+//! 7. [`agent`] — the jobs of one node, side by side
+//! 8. [`cli`] — the face; only it and the agent combine jobs
 #![forbid(unsafe_code)]
 
 pub mod class;
@@ -45,4 +46,5 @@ pub mod restore;
 pub mod config;
 
 pub mod agent;
+
 pub mod cli;

@@ -3,12 +3,12 @@
 //! Results go to standard output, logs and failures to standard error. Each command is one file;
 //! [`args`] says what may be typed, [`failure`] how a failure is shown and which exit code it has.
 
+mod agent;
 mod args;
 mod check;
 mod failure;
 mod info;
 mod init;
-mod jobs;
 mod key;
 mod open;
 mod progress;

@@ -10,7 +10,6 @@
 #![deny(clippy::indexing_slicing)]
 
 mod history;
-mod nearest;
 mod order;
 mod outcome;
 mod pairing;

@@ -48,8 +48,8 @@ pub async fn read(options: &ConnectionOptions) -> Result<Vec<CitusDatabase>, Err
 
 /// Opens a session to each database that has the catalogue.
 async fn with_catalogue(options: &ConnectionOptions) -> Result<Vec<(Database, Session)>, Error> {
-    let query =
-        "SELECT datname::text, oid FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
+    let query = "SELECT datname::text, oid FROM pg_database WHERE datallowconn AND NOT datistemplate
+                  AND has_database_privilege(oid, 'CONNECT') ORDER BY 1";
     let rows = Session::connect(options, None).await?.rows("list databases", query, &[]).await?;
     let mut found = Vec::new();
     for row in rows {

@@ -4,6 +4,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod agent;
 mod archive;
 mod cli;
 mod damaged_wal;
