@@ -9,6 +9,7 @@ mod check;
 mod failure;
 mod info;
 mod init;
+mod jobs;
 mod key;
 mod open;
 mod progress;

@@ -7,12 +7,56 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::backup;
 use crate::ids::NodeName;
 use crate::restore;
 
 fn bar_style() -> ProgressStyle {
     ProgressStyle::with_template("{prefix:12} {bar:30} {binary_bytes}/{binary_total_bytes} {msg}")
         .expect("the template is right")
+}
+
+/// The bar of one backup.
+pub(super) struct Backup {
+    bar: ProgressBar,
+    logs: bool,
+}
+
+impl Backup {
+    pub(super) fn new() -> Arc<Backup> {
+        let on_terminal = std::io::stderr().is_terminal();
+        let bar = if on_terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        bar.set_style(bar_style());
+        bar.set_prefix("backup");
+        Arc::new(Backup { bar, logs: !on_terminal })
+    }
+
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl backup::Progress for Backup {
+    fn phase(&self, phase: backup::Phase) {
+        let text = match phase {
+            backup::Phase::Starting => "waiting for a checkpoint",
+            backup::Phase::Copying => "copying",
+            backup::Phase::AwaitingWal => "waiting for its WAL to be archived",
+            backup::Phase::Finishing => "writing the manifest",
+        };
+        self.bar.set_message(text);
+        if self.logs {
+            tracing::info!("backup: {text}");
+        }
+    }
+
+    fn total(&self, bytes: u64) {
+        self.bar.set_length(bytes);
+    }
+
+    fn read(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
 }
 
 /// Returns what tells of a restore: a bar for each node.

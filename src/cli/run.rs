@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::args::{Args, Command, Key, Restore};
 use super::failure::Failure;
-use super::{agent, check, info, init, key, restore};
+use super::{agent, check, info, init, jobs, key, restore};
 use crate::config::Settings;
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
@@ -14,13 +14,15 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Init(args) => init::run(args, config).await?,
         Command::Agent => agent::run(settings()?).await?,
         Command::Check(shown) => return check::run(&settings()?, shown).await,
+        Command::Backup(args) => return jobs::backup(&settings()?, args).await,
+        Command::Expire(args) => jobs::expire(&settings()?, args).await?,
         Command::Info(args) => info::run(args, config).await?,
         Command::Restore(Restore::Plan(args)) => restore::plan(args, config).await?,
         Command::Restore(Restore::Run(args)) => restore::run(args, config).await?,
         Command::Restore(Restore::WalFromSpool { spool, file, target }) => {
             return Ok(ExitCode::from(crate::restore::deliver(spool, file, target)));
         }
-        Command::Backup(_) | Command::Repair(_) | Command::Expire(_) => {
+        Command::Repair(_) => {
             return Err(Failure::operator("this command is not part of this build", "use a newer pitrus"));
         }
         Command::Key(Key::Generate { file }) => key::generate(file.as_deref())?,

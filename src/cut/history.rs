@@ -5,6 +5,7 @@
 //! the part of its xid that is open there. A *decision* is a commit that inserted `pg_dist_transaction`
 //! rows, one a part. Its gid names a part's initiator, and a row's group the part's node.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::ops::{Index, IndexMut};
 
@@ -180,10 +181,10 @@ impl<'a> Found<'a> {
     ) -> Result<(), Error> {
         let mut open: HashMap<u32, usize> = HashMap::new();
         for prepared in &history.prepared_at_start {
-            if let std::collections::hash_map::Entry::Vacant(e) = open.entry(prepared.xid) {
+            if let Entry::Vacant(place) = open.entry(prepared.xid) {
                 let mut part = part(node, prepared.xid, &prepared.gid, groups);
                 (part.database, part.prepared_at) = (Some(prepared.database), Some(prepared.time));
-                e.insert(self.parts.push(part));
+                place.insert(self.parts.push(part));
             }
         }
         let mut last = None;

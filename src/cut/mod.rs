@@ -10,6 +10,7 @@
 #![deny(clippy::indexing_slicing)]
 
 mod history;
+mod nearest;
 mod order;
 mod outcome;
 mod pairing;

@@ -12,8 +12,9 @@ use super::pairing::Clocks;
 use crate::lsn::Lsn;
 use crate::moment::Moment;
 
-/// Clocks of two nodes are never farther apart than this, once their known difference is off.
-const APART_MAX_MICROS: i64 = 60_000_000;
+/// Clocks of two nodes are never farther apart than this, once their known difference is off: generous, since
+/// a clock may be set while nothing else shows it.
+const APART_MAX_MICROS: i64 = 300_000_000;
 
 /// Where a record is that the known history of its node does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 
 use super::history::{Found, Table};
-use crate::moment::Moment;
+use super::nearest::{Candidate, nearest};
+use crate::lsn::Lsn;
 
-/// How far a decision may lie outside the span of its part, once the clocks' difference is off.
-/// Farther, they are different uses of one gid.
+/// How far a decision may lie outside the span of its part, once the clocks' difference is off. Where it
+/// is farther, either a clock was set or they are different uses of one gid: the order of the other pairs tells.
 const APART_MAX_MICROS: i64 = 60_000_000;
 
 /// For a participant and an initiator, how far the initiator's clock is ahead, in microseconds.
@@ -25,16 +26,119 @@ struct Uses {
 
 /// Ties parts to decisions in `found`; returns the differences of clocks that it saw.
 pub(super) fn pair(found: &mut Found) -> Clocks {
-    let uses = uses(found);
+    let mut uses = uses(found);
     let clocks = clocks(found, &uses);
-    for one in uses {
-        let (live, dead): (Vec<usize>, Vec<usize>) =
-            one.parts.iter().partition(|at| found.parts[**at].rolled_back().is_none());
-        let left = marry(found, &clocks, live, one.rows);
+    let near = |_: &Found, outside: i64, _: usize, _: usize| outside <= APART_MAX_MICROS;
+    for one in &mut uses {
+        one.marry(found, &clocks, false, &near);
+    }
+    let ties = Ties::new(found);
+    let fits = |found: &Found, _: i64, part: usize, decision: usize| ties.fit(found, part, decision);
+    for one in uses.iter_mut().filter(|one| !one.rows.is_empty()) {
+        one.marry(found, &clocks, false, &fits);
         // A decision whose only part was rolled back: the source itself broke this transaction.
-        marry(found, &clocks, dead, left);
+        one.marry(found, &clocks, true, &near);
     }
     clocks
+}
+
+/// Judges a pair that is nearest: how far apart, the part, the decision.
+type Judge<'j> = dyn Fn(&Found, i64, usize, usize) -> bool + 'j;
+
+impl Uses {
+    /// Ties rows to parts that were not rolled back, or that were, and keeps the rows that found none.
+    fn marry(&mut self, found: &mut Found, clocks: &Clocks, rolled_back: bool, judge: &Judge) {
+        let is_free = |at: &&usize| {
+            let part = &found.parts[**at];
+            part.decision.is_none() && part.rolled_back().is_some() == rolled_back
+        };
+        let parts: Vec<usize> = self.parts.iter().filter(is_free).copied().collect();
+        let mut parts: Vec<Candidate> = parts
+            .into_iter()
+            .map(|part| {
+                let (from, to) = found.known_span(&found.parts[part]);
+                Candidate { from, to, is: (part, 0) }
+            })
+            .collect();
+        let row = |is: (usize, usize)| {
+            let decision = &found.decisions[is.0];
+            let participant = decision.rows.get(is.1).and_then(|row| row.participant);
+            let pair = participant.map(|node| (node, decision.spot.node));
+            let ahead = pair.and_then(|pair| clocks.get(&pair)).copied().unwrap_or(0);
+            let at = decision.time.plus_micros(ahead.saturating_neg());
+            Candidate { from: at, to: at, is }
+        };
+        let mut rows: Vec<Candidate> = self.rows.drain(..).map(row).collect();
+        while let taken @ [_, ..] =
+            nearest(&mut parts, &mut rows, |outside, part, row| judge(found, outside, part.0, row.0))
+                .as_slice()
+        {
+            for ((part, _), (decision, row)) in taken {
+                found.parts[*part].decision = Some(*decision);
+                if let Some(row) = found.decisions[*decision].rows.get_mut(*row) {
+                    row.part = Some(*part);
+                }
+            }
+        }
+        self.rows.extend(rows.into_iter().map(|row| row.is));
+    }
+}
+
+/// Pairs found so far, for each participant and initiator: what a further pair must not contradict.
+struct Ties {
+    pairs: HashMap<(usize, usize), Pairs>,
+}
+
+#[derive(Default)]
+struct Pairs {
+    /// (COMMIT PREPARED, greatest decision of all up to here), rising.
+    ended: Vec<(Lsn, Lsn)>,
+    /// (PREPARE, least decision of all from here), rising.
+    begun: Vec<(Lsn, Lsn)>,
+}
+
+impl Ties {
+    fn new(found: &Found) -> Self {
+        let mut ties = Ties { pairs: HashMap::new() };
+        for (_, part) in found.parts.iter() {
+            let Some(decision) = part.decision.map(|at| found.decisions[at].spot) else { continue };
+            let pairs = ties.pairs.entry((part.node, decision.node)).or_default();
+            pairs.ended.extend(part.committed().map(|end| (end.spot.lsn, decision.lsn)));
+            pairs.begun.extend(part.prepare.map(|begin| (begin.lsn, decision.lsn)));
+        }
+        for pairs in ties.pairs.values_mut() {
+            pairs.ended.sort_unstable();
+            pairs.begun.sort_unstable();
+            let mut greatest = Lsn::INVALID;
+            for (_, decision) in &mut pairs.ended {
+                greatest = greatest.max(*decision);
+                *decision = greatest;
+            }
+            let mut least = Lsn::MAX;
+            for (_, decision) in pairs.begun.iter_mut().rev() {
+                least = least.min(*decision);
+                *decision = least;
+            }
+        }
+        ties
+    }
+
+    /// Parts that ended before this one began were decided before it, and those that began after it ended,
+    /// after it. Where there is neither, nothing speaks for the pair.
+    fn fit(&self, found: &Found, part: usize, decision: usize) -> bool {
+        let (part, decided) = (&found.parts[part], found.decisions[decision].spot);
+        let Some(pairs) = self.pairs.get(&(part.node, decided.node)) else { return false };
+        let earlier = part.prepare.and_then(|begin| {
+            let after = pairs.ended.partition_point(|(end, _)| *end < begin.lsn);
+            pairs.ended.get(after.checked_sub(1)?)
+        });
+        let later = part.committed().and_then(|end| {
+            pairs.begun.get(pairs.begun.partition_point(|(begin, _)| *begin <= end.spot.lsn))
+        });
+        (earlier.is_some() || later.is_some())
+            && earlier.is_none_or(|(_, lsn)| *lsn < decided.lsn)
+            && later.is_none_or(|(_, lsn)| *lsn > decided.lsn)
+    }
 }
 
 /// Returns all uses of each gid on each node, in an order that depends on nothing but the input.
@@ -56,133 +160,44 @@ fn uses(found: &Found) -> Vec<Uses> {
     uses.into_rows()
 }
 
-/// What matched transactions tell of two clocks' difference: a decision comes after the PREPARE and before
-/// the COMMIT PREPARED, so it lies between two bounds.
-#[derive(Default)]
-struct Samples {
-    bounds: Vec<(i64, i64)>,
+/// What one transaction tells of two clocks' difference: a decision comes after the PREPARE and before the
+/// COMMIT PREPARED.
+struct Sample {
+    least: i64,
+    most: i64,
+    likely: i64,
 }
 
-impl Samples {
-    /// Returns the least difference that explains all samples; where none does, as after a step of a clock, a
-    /// middling one.
-    fn ahead(mut self) -> i64 {
-        let least = self.bounds.iter().map(|bounds| bounds.0).max().unwrap_or(0);
-        let most = self.bounds.iter().map(|bounds| bounds.1).min().unwrap_or(0);
-        if least <= most {
-            return 0.clamp(least, most);
-        }
-        let middle = self.bounds.len() / 2;
-        self.bounds.select_nth_unstable_by_key(middle, |bounds| bounds.1).1.1
+/// Returns the least difference that explains all samples; where none does, as after a step of a clock,
+/// the middle one.
+fn ahead(mut samples: Vec<Sample>) -> i64 {
+    let least = samples.iter().map(|sample| sample.least).max().unwrap_or(0);
+    let most = samples.iter().map(|sample| sample.most).min().unwrap_or(0);
+    if least <= most {
+        return 0.clamp(least, most);
     }
+    let middle = samples.len() / 2;
+    samples.select_nth_unstable_by_key(middle, |sample| sample.likely).1.likely
 }
 
 fn clocks(found: &Found, uses: &[Uses]) -> Clocks {
-    let mut samples: HashMap<(usize, usize), Samples> = HashMap::new();
+    let mut samples: HashMap<(usize, usize), Vec<Sample>> = HashMap::new();
     for one in uses {
         let ([part], [(decision, _)]) = (one.parts.as_slice(), one.rows.as_slice()) else { continue };
         let (part, decision) = (&found.parts[*part], &found.decisions[*decision]);
-        if part.prepared_at.is_none() || part.rolled_back().is_some() {
+        let (own, other) = (part.node, decision.spot.node);
+        if own == other || part.prepared_at.is_none() || part.rolled_back().is_some() {
             continue;
         }
         let (from, to) = part.span();
         let (least, most) = (decision.time.micros_since(to), decision.time.micros_since(from));
         if least <= most {
-            let (there, back) = ((part.node, decision.spot.node), (decision.spot.node, part.node));
-            samples.entry(there).or_default().bounds.push((least, most));
-            samples.entry(back).or_default().bounds.push((most.saturating_neg(), least.saturating_neg()));
+            let likely = part.committed().map_or(most, |_| least / 2 + most / 2);
+            samples.entry((own, other)).or_default().push(Sample { least, most, likely });
+            let (least, most, likely) =
+                (most.saturating_neg(), least.saturating_neg(), likely.saturating_neg());
+            samples.entry((other, own)).or_default().push(Sample { least, most, likely });
         }
     }
-    samples.into_iter().map(|(pair, samples)| (pair, samples.ahead())).collect()
-}
-
-/// One use of a gid: a part's span, or the moment of a decision, on the part's clock.
-struct Candidate<T> {
-    from: Moment,
-    to: Moment,
-    is: T,
-}
-
-/// Ties rows to parts that are nearest to each other; returns the rows that found none.
-fn marry(
-    found: &mut Found,
-    clocks: &Clocks,
-    parts: Vec<usize>,
-    rows: Vec<(usize, usize)>,
-) -> Vec<(usize, usize)> {
-    let mut parts: Vec<Candidate<usize>> = parts
-        .into_iter()
-        .map(|is| {
-            let (from, to) = found.known_span(&found.parts[is]);
-            Candidate { from, to, is }
-        })
-        .collect();
-    let mut rows: Vec<Candidate<(usize, usize)>> = rows
-        .into_iter()
-        .map(|is| {
-            let decision = &found.decisions[is.0];
-            let participant = decision.rows.get(is.1).and_then(|row| row.participant);
-            let pair = participant.map(|node| (node, decision.spot.node));
-            let ahead = pair.and_then(|pair| clocks.get(&pair)).copied().unwrap_or(0);
-            let at = decision.time.plus_micros(ahead.saturating_neg());
-            Candidate { from: at, to: at, is }
-        })
-        .collect();
-    parts.sort_by_key(|part| (part.from, part.is));
-    rows.sort_by_key(|row| (row.from, row.is));
-    loop {
-        let pairs = mutual(&parts, &rows);
-        if pairs.is_empty() {
-            return rows.into_iter().map(|row| row.is).collect();
-        }
-        let mut row_taken = vec![false; rows.len()];
-        let mut part_taken = vec![false; parts.len()];
-        for (row_at, part_at) in pairs {
-            let (Some(row), Some(part)) = (rows.get(row_at), parts.get(part_at)) else { continue };
-            tie(found, row.is, part.is);
-            row_taken.iter_mut().skip(row_at).take(1).for_each(|t| *t = true);
-            part_taken.iter_mut().skip(part_at).take(1).for_each(|t| *t = true);
-        }
-        let mut taken = row_taken.into_iter();
-        rows.retain(|_| !taken.next().unwrap_or(false));
-        let mut taken = part_taken.into_iter();
-        parts.retain(|_| !taken.next().unwrap_or(false));
-    }
-}
-
-fn tie(found: &mut Found, (decision, row): (usize, usize), part: usize) {
-    found.parts[part].decision = Some(decision);
-    if let Some(row) = found.decisions[decision].rows.get_mut(row) {
-        row.part = Some(part);
-    }
-}
-
-/// Returns the pairs (row, part) of which each is the nearest to the other. Both lists are sorted by time,
-/// and spans of parts of one gid on one node do not overlap, so the nearest is a neighbour.
-fn mutual(parts: &[Candidate<usize>], rows: &[Candidate<(usize, usize)>]) -> Vec<(usize, usize)> {
-    let nearest_part = |row: &Candidate<(usize, usize)>| {
-        let after = parts.partition_point(|part| part.from <= row.from);
-        let near = [after.checked_sub(1), Some(after)].into_iter().flatten();
-        near.filter_map(|at| Some((distance(parts.get(at)?, row.from), at))).min()
-    };
-    let nearest_row = |part: &Candidate<usize>| {
-        let after = rows.partition_point(|row| row.from < part.from);
-        let near = [after.checked_sub(1), Some(after)].into_iter().flatten();
-        near.filter_map(|at| Some((distance(part, rows.get(at)?.from), at))).min()
-    };
-    let mut pairs = Vec::new();
-    for (row_at, row) in rows.iter().enumerate() {
-        let Some(((outside, _), part_at)) = nearest_part(row) else { continue };
-        let back = parts.get(part_at).and_then(nearest_row);
-        if outside <= APART_MAX_MICROS && back.is_some_and(|(_, at)| at == row_at) {
-            pairs.push((row_at, part_at));
-        }
-    }
-    pairs
-}
-
-/// Returns how far `at` lies outside the part's span, and then how far from its PREPARE.
-fn distance(part: &Candidate<usize>, at: Moment) -> (i64, u64) {
-    let outside = part.from.micros_since(at).max(at.micros_since(part.to)).max(0);
-    (outside, at.micros_since(part.from).unsigned_abs())
+    samples.into_iter().map(|(pair, samples)| (pair, ahead(samples))).collect()
 }

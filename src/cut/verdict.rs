@@ -148,7 +148,7 @@ impl Known<'_> {
                 });
             }
         }
-        all.sort_by_key(|a| a.time);
+        all.sort_by_key(|one| one.time);
         all
     }
 
@@ -223,7 +223,7 @@ impl Known<'_> {
             Torn { gids, time, kept_on: self.names(kept), lost_on: self.names(lost) }
         });
         let mut torn: Vec<Torn> = torn.collect();
-        torn.sort_by_key(|a| a.time);
+        torn.sort_by_key(|one| one.time);
         Ok(torn)
     }
 

@@ -15,6 +15,7 @@ use crate::lsn::Lsn;
 use crate::manifest::backup::Ends;
 use crate::restore::window::{self, NodeWindow};
 use crate::vault::{Access, Catalog, NodeCatalog, Vault};
+pub(super) use shown::bytes;
 use shown::{Archived, Backup, Gap, Info, Node, Window, Zone};
 
 pub(super) async fn run(args: &args::Info, config: &Path) -> Result<(), Failure> {

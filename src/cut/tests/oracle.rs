@@ -16,14 +16,15 @@ fn from_env(name: &str, default: u64) -> u64 {
 }
 
 fn shape(dice: &mut Dice, deeds: usize) -> Shape {
-    let eras = if dice.chance(30) { 2 } else { 1 };
+    // A lost decision whose names are used again, where little else is known, cannot be told from a late one.
+    let (eras, losses) = if dice.chance(30) { (2, false) } else { (1, dice.chance(50)) };
     Shape {
         nodes: 2 + dice.below(7) as usize,
         deeds: 1 + dice.below(deeds as u64) as usize,
         era_micros: 20_000,
         eras,
         clock_error_micros: if dice.chance(30) { 0 } else { dice.between(1, 10_000_000) },
-        losses: dice.chance(40),
+        losses,
         alone: dice.chance(50),
         ends: dice.chance(50),
     }

@@ -92,9 +92,9 @@ pub(super) struct Shape {
 }
 
 /// Before the first era: known histories begin this long before anything happens.
-const QUIET_MICROS: i64 = 100_000_000;
+const QUIET_MICROS: i64 = 400_000_000;
 /// Between two runs of the servers.
-const REST_MICROS: i64 = 200_000_000;
+const REST_MICROS: i64 = 700_000_000;
 
 /// Returns the run of the servers in which a node's clock showed this; clocks err less than the rest between runs.
 pub(super) fn era(time: Moment, era_micros: i64) -> i64 {

@@ -1,0 +1,82 @@
+//! The commands that run one job and say what it did: agent, backup, expire, repair.
+
+use std::process::ExitCode;
+
+use super::args;
+use super::failure::{Failure, exit};
+use super::info::bytes;
+use super::open::Place;
+use super::progress;
+use crate::backup::{self, BackupOptions};
+use crate::config::Settings;
+use crate::expire::{self, ExpireOptions};
+use crate::node::{NodeFacts, pgdata};
+use crate::vault::Access;
+
+/// Takes a base backup of this node. Damaged pages are told by the exit code: the backup is kept.
+pub(super) async fn backup(settings: &Settings, args: &args::Backup) -> Result<ExitCode, Failure> {
+    let (node, postgres) = settings.own_node()?;
+    let connection = postgres.server.options()?;
+    let facts = NodeFacts::read(&connection).await?;
+    facts.supported()?;
+    pgdata::refuse_clone(&facts.data_directory, &settings.cluster)?;
+    let vault = Place::of(settings)?.vault(Access::Write).await?;
+    let options = BackupOptions {
+        level: args.level.unwrap_or(settings.backup.level),
+        threads: settings.backup.threads,
+        ..BackupOptions::new(settings.cluster.clone(), node.clone())
+    };
+    let bar = progress::Backup::new();
+    let report = backup::run(&options, &vault, &connection, bar.clone()).await;
+    bar.end();
+    let report = report?;
+    println!(
+        "backup {} of node {node}: {} files, {} stored as {} in each zone",
+        report.backup,
+        report.files,
+        bytes(report.bytes),
+        bytes(report.stored)
+    );
+    println!("restorable from {} on", report.stopped_at);
+    for path in &report.left_out {
+        println!("left out: {path} is neither a file nor a folder");
+    }
+    if !report.is_damaged() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    for page in &report.bad_pages {
+        println!("DAMAGED on the server: {} block {}", page.path, page.block);
+    }
+    if report.bad_pages_more > 0 {
+        println!("DAMAGED on the server: {} more pages", report.bad_pages_more);
+    }
+    Ok(ExitCode::from(exit::DAMAGE))
+}
+
+pub(super) async fn expire(settings: &Settings, args: &args::Expire) -> Result<(), Failure> {
+    let access = if args.dry_run { Access::Read } else { Access::Write };
+    let vault = Place::of(settings)?.vault(access).await?;
+    let options = ExpireOptions { window_days: settings.retention_days, dry_run: args.dry_run };
+    let report = expire::run(options, &vault).await?;
+    let verb = if report.dry_run { "would delete" } else { "deleted" };
+    for (node, of_node) in &report.nodes {
+        if let Some(why) = &of_node.skipped {
+            println!("node {node}: nothing deleted: {why}");
+            continue;
+        }
+        println!(
+            "node {node}: {verb} {} backups, {} packs, {} WAL segments: {} in each zone",
+            of_node.backups.len(),
+            of_node.packs,
+            of_node.segments,
+            bytes(of_node.bytes)
+        );
+        for backup in &of_node.backups {
+            println!("  backup {backup}");
+        }
+    }
+    for (zone, objects) in &report.left {
+        println!("zone {zone} did not delete {objects} objects: the next run tries again");
+    }
+    Ok(())
+}
