@@ -12,6 +12,7 @@ use crate::manifest::node::NodeDoc;
 use crate::manifest::topology::TopologyDoc;
 use crate::manifest::{self, Document};
 use crate::timeline::{History, TimelineId};
+use crate::zones::Listing;
 
 /// Everything that is stored of a cluster.
 #[derive(Clone, Debug)]
@@ -71,9 +72,7 @@ const OBJECTS_AT_ONCE: usize = 16;
 impl Catalog {
     /// Reads what there is: one list a node, its document, its histories and the ends of its manifests.
     pub async fn load(vault: &Vault) -> Result<Self, Error> {
-        let names = vault.zones().folders(&folder::nodes(vault.cluster())).await?;
-        let nodes: Vec<NodeName> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        let loaded = flow::try_map(nodes, NODES_AT_ONCE, |node| async move {
+        let loaded = flow::try_map(vault.nodes().await?, NODES_AT_ONCE, |node| async move {
             let catalog = NodeCatalog::load(vault, &node).await?;
             Ok::<_, Error>(catalog.map(|catalog| (node, catalog)))
         });
@@ -81,6 +80,14 @@ impl Catalog {
         let topologies = topologies(vault).await?;
         let silent = nodes.values().flat_map(|node| node.silent.iter().cloned()).collect();
         Ok(Catalog { nodes, topologies, silent })
+    }
+}
+
+impl Vault {
+    /// Returns the nodes of which anything is stored.
+    pub async fn nodes(&self) -> Result<Vec<NodeName>, Error> {
+        let names = self.zones().folders(&folder::nodes(self.cluster())).await?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 }
 
@@ -95,6 +102,12 @@ async fn topologies(vault: &Vault) -> Result<Vec<TopologyDoc>, Error> {
 impl NodeCatalog {
     /// Reads what there is of one node; `None` where it has no document yet.
     pub async fn load(vault: &Vault, node: &NodeName) -> Result<Option<Self>, Error> {
+        let listing = vault.zones().list(&folder::node(vault.cluster(), node)).await?;
+        Self::read(vault, node, &listing).await
+    }
+
+    /// Reads what a list of all objects of the node names.
+    pub async fn read(vault: &Vault, node: &NodeName, listing: &Listing) -> Result<Option<Self>, Error> {
         let name = ObjectName::Node { node: node.clone() };
         let doc: NodeDoc = match document(vault, &name).await {
             Ok(doc) => doc,
@@ -107,7 +120,6 @@ impl NodeCatalog {
                 problem: "segments of no size".into(),
             });
         }
-        let listing = vault.zones().list(&folder::node(vault.cluster(), node)).await?;
         let mut found = Found::default();
         for listed in &listing.objects {
             if let Some(name) = ObjectName::parse(vault.cluster(), &listed.name) {
@@ -121,7 +133,7 @@ impl NodeCatalog {
             bad_backups,
             histories: found.histories(vault, node).await?,
             segments: found.segments,
-            silent: listing.silent.into_iter().map(|failure| failure.zone).collect(),
+            silent: listing.silent.iter().map(|failure| failure.zone.clone()).collect(),
             complete: listing.complete,
         }))
     }

@@ -20,6 +20,9 @@ impl Vault {
     }
 
     pub(super) async fn open_keys(&self) -> Result<(), Error> {
+        if self.0.access == Access::Write {
+            self.0.zones.begin().await?;
+        }
         let found = self.read_keys().await?;
         if found.newest.is_none() && !found.others.is_empty() {
             return Err(Error::WrongKey {

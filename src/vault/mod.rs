@@ -10,8 +10,10 @@
 mod backups;
 mod catalog;
 mod error;
+mod holdings;
 mod keys;
 mod layout;
+mod mend;
 mod objects;
 mod segment;
 
@@ -21,7 +23,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 pub use backups::ManifestSealer;
 pub use catalog::{Catalog, NodeCatalog, PartRange, SegmentState};
 pub use error::Error;
+pub use holdings::{doomed_names, holdings, spent_tombstones};
 pub use layout::{ObjectName, WalName};
+pub use mend::Mended;
 pub use objects::Stored;
 pub use segment::SegmentBytes;
 

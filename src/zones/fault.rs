@@ -14,6 +14,8 @@ pub enum Fault {
     NotFound,
     #[error("its folder {} is not there", .0.display())]
     NoFolder(PathBuf),
+    #[error("the folder {} is not marked as a zone", .0.display())]
+    NoZone(PathBuf),
     #[error("it did not answer within {0:?}")]
     Slow(Duration),
     #[error("it has too much under way")]
@@ -43,7 +45,7 @@ impl Fault {
     pub fn class(&self) -> Class {
         use object_store::Error as Store;
         match self {
-            Fault::NoFolder(_) => Class::Operator,
+            Fault::NoFolder(_) | Fault::NoZone(_) => Class::Operator,
             Fault::Damaged(_) | Fault::Huge(_) => Class::Damage,
             Fault::Store(
                 Store::PermissionDenied { .. }
@@ -54,6 +56,23 @@ impl Fault {
             ) => Class::Operator,
             Fault::Folder(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Class::Operator,
             _ => Class::Transient,
+        }
+    }
+}
+
+impl Fault {
+    /// What the operator can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Fault::NoFolder(path) => Some(format!(
+                "mount or make the folder {}; it is not made anew, since a disk that is not mounted looks the same",
+                path.display()
+            )),
+            Fault::NoZone(path) => Some(format!(
+                "is its disk mounted? To begin a zone there, or to accept what was copied there: touch {}",
+                path.join(super::folder::MARK).display()
+            )),
+            _ => None,
         }
     }
 }
@@ -92,6 +111,8 @@ pub enum Error {
     Store { zone: ZoneName, source: object_store::Error },
     #[error("a write quorum of {write_quorum} does not fit {zones} zones")]
     Quorum { zones: usize, write_quorum: usize },
+    #[error("its folder cannot be marked as a zone: {failure}")]
+    Unmarked { failure: Failure },
     #[error("{name}: zone {zone} already holds other bytes under this name")]
     Clash { name: String, zone: ZoneName },
     #[error("{name}: no zone has it")]
@@ -126,6 +147,7 @@ impl Classified for Error {
                 Class::Operator
             }
             Error::Clash { .. } => Class::Operator,
+            Error::Unmarked { failure } => failure.fault.class(),
             Error::NotFound { .. } => Class::Damage,
             _ => {
                 let any = |class| self.failures().iter().any(|f| f.fault.class() == class);
@@ -135,14 +157,8 @@ impl Classified for Error {
     }
 
     fn hint(&self) -> Option<String> {
-        if let Some(path) = self.failures().iter().find_map(|f| match &f.fault {
-            Fault::NoFolder(path) => Some(path),
-            _ => None,
-        }) {
-            return Some(format!(
-                "mount or make the folder {}; it is not made anew, since a disk that is not mounted looks the same",
-                path.display()
-            ));
+        if let Some(hint) = self.failures().iter().find_map(|failure| failure.fault.hint()) {
+            return Some(hint);
         }
         match self {
             Error::Url { .. } => {

@@ -12,6 +12,7 @@
 mod fault;
 mod folder;
 mod list;
+mod mend;
 mod options;
 mod read;
 mod store;
@@ -27,12 +28,14 @@ use tokio_util::task::TaskTracker;
 pub use fault::{Error, Failure, Fault};
 pub use folder::create_folder;
 pub use list::{Listed, Listing, ZoneMask};
+pub use mend::Added;
 pub use options::ZoneOptions;
 pub use read::Copies;
 pub use write::{Judge, PutOutcome, Verdict};
 pub use zone::ZoneStatus;
 
 use crate::ids::ZoneName;
+use folder::State;
 use store::Store;
 use zone::Zone;
 
@@ -104,9 +107,26 @@ impl ZoneSet {
         settled
     }
 
-    /// Asks each zone whether it answers at all; the order is that of [`ZoneSet::names`].
-    pub async fn probe(&self) -> Vec<Result<(), Fault>> {
-        let asked = self.0.zones.iter().map(|zone| async { zone.folders("").await.map(drop) });
+    /// Marks the folders among these zones as zones, where all of the set is new: no zone that answers
+    /// holds anything. Later a folder without the mark is taken for a disk that is not mounted.
+    pub async fn begin(&self) -> Result<(), Error> {
+        let states = self.0.zones.iter().map(|zone| async move { (zone, zone.state().await) });
+        let states = futures::future::join_all(states).await;
+        let new: Vec<_> = states.iter().filter(|(_, s)| matches!(s, Ok(State::Empty))).collect();
+        if new.is_empty() || states.iter().any(|(_, s)| matches!(s, Ok(State::Used | State::Unmarked))) {
+            return Ok(());
+        }
+        for (zone, _) in new {
+            let failed = |fault| Failure { zone: zone.name.clone(), fault };
+            zone.mark().await.map_err(|fault| Error::Unmarked { failure: failed(fault) })?;
+        }
+        Ok(())
+    }
+
+    /// Asks each zone whether it answers.
+    pub async fn probe(&self) -> Vec<(ZoneName, Result<(), Fault>)> {
+        let asked =
+            self.0.zones.iter().map(|zone| async { (zone.name.clone(), zone.folders("").await.map(drop)) });
         futures::future::join_all(asked).await
     }
 }

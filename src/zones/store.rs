@@ -17,7 +17,7 @@ use object_store::{
 use url::Url;
 
 use super::fault::{Error, Fault};
-use super::folder::Folder;
+use super::folder::{Folder, State};
 use super::options::ZoneOptions;
 
 /// A zone that sends nothing for so long has failed.
@@ -95,18 +95,40 @@ impl Store {
 
     /// Creates an object; one that exists is left as it is.
     pub(super) async fn create(&self, name: &str, bytes: Bytes) -> Result<Created, Fault> {
-        let store = self.reach().await?;
-        if let Place::Folder(folder) = &self.place {
-            let (folder, name) = (folder.clone(), name.to_owned());
-            blocking(move || folder.prepare(&name)).await?;
+        match self.put(name, bytes, PutMode::Create).await {
+            Ok(()) => Ok(Created::New),
+            Err(Fault::Store(
+                object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. },
+            )) => Ok(Created::Exists),
+            Err(fault) => Err(fault),
         }
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match store.put_opts(&self.path(name), bytes.into(), options).await {
-            Ok(_) => Ok(Created::New),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(Created::Exists)
+    }
+
+    /// Puts an object in place of what is there.
+    pub(super) async fn replace(&self, name: &str, bytes: Bytes) -> Result<(), Fault> {
+        self.put(name, bytes, PutMode::Overwrite).await
+    }
+
+    async fn put(&self, name: &str, bytes: Bytes, mode: PutMode) -> Result<(), Fault> {
+        let store = match &self.place {
+            Place::Remote(store) => store.clone(),
+            Place::Folder(folder) => {
+                let (folder, name) = (folder.clone(), name.to_owned());
+                blocking(move || folder.prepare(&name)).await?
             }
-            Err(error) => Err(Fault::store(error)),
+        };
+        let options = PutOptions { mode, ..PutOptions::default() };
+        store.put_opts(&self.path(name), bytes.into(), options).await.map(drop).map_err(Fault::store)
+    }
+
+    /// Deletes temporary files that crashed writers left; returns how many.
+    pub(super) async fn sweep_leftovers(&self) -> Result<u64, Fault> {
+        match &self.place {
+            Place::Remote(_) => Ok(0),
+            Place::Folder(folder) => {
+                let folder = folder.clone();
+                blocking(move || folder.sweep_leftovers()).await
+            }
         }
     }
 
@@ -125,7 +147,10 @@ impl Store {
     pub(super) async fn get(&self, name: &str, range: Option<GetRange>) -> Result<Bytes, Fault> {
         let store = self.reach().await?;
         let options = GetOptions { range, ..GetOptions::default() };
-        let answer = quickly(store.get_opts(&self.path(name), options)).await?;
+        let answer = match quickly(store.get_opts(&self.path(name), options)).await {
+            Err(Fault::NotFound) => return Err(self.absence().await),
+            answer => answer?,
+        };
         let length = answer.range.end.saturating_sub(answer.range.start);
         if length > OBJECT_BYTES_MAX {
             return Err(Fault::Huge(length));
@@ -145,7 +170,10 @@ impl Store {
     /// Returns the length of an object.
     pub(super) async fn size(&self, name: &str) -> Result<u64, Fault> {
         let store = self.reach().await?;
-        Ok(quickly(store.head(&self.path(name))).await?.size)
+        match quickly(store.head(&self.path(name))).await {
+            Err(Fault::NotFound) => Err(self.absence().await),
+            answer => Ok(answer?.size),
+        }
     }
 
     /// Gives `take` all objects whose names begin with the folder `prefix`.
@@ -156,19 +184,66 @@ impl Store {
     ) -> Result<(), Fault> {
         let store = self.reach().await?;
         let mut found = store.list(Some(&self.path(prefix)));
+        let mut any = false;
         while let Some(meta) = quickly(found.try_next()).await? {
+            any = true;
             if let Some(name) = self.name(&meta.location) {
                 take(name, meta);
             }
         }
-        Ok(())
+        if any { Ok(()) } else { self.vouch().await }
     }
 
     /// Returns the names of the folders directly in the folder `prefix`.
     pub(super) async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
         let store = self.reach().await?;
-        let found = quickly(store.list_with_delimiter(Some(&self.path(prefix)))).await?;
+        let found = match quickly(store.list_with_delimiter(Some(&self.path(prefix)))).await {
+            // A local folder that is not there lists so.
+            Err(Fault::NotFound) => return self.vouch().await.map(|()| Vec::new()),
+            found => found?,
+        };
+        if found.common_prefixes.is_empty() {
+            self.vouch().await?;
+        }
         Ok(found.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
+    }
+
+    /// Says that there is nothing, if this zone can be believed.
+    async fn vouch(&self) -> Result<(), Fault> {
+        match &self.place {
+            Place::Remote(_) => Ok(()),
+            Place::Folder(folder) => {
+                let folder = folder.clone();
+                blocking(move || folder.vouch()).await
+            }
+        }
+    }
+
+    async fn absence(&self) -> Fault {
+        self.vouch().await.err().unwrap_or(Fault::NotFound)
+    }
+
+    /// Returns whether this zone is a folder that could become a new zone, or is in use.
+    pub(super) async fn state(&self) -> Result<State, Fault> {
+        match &self.place {
+            Place::Remote(_) if self.folders("").await?.is_empty() => Ok(State::Empty),
+            Place::Remote(_) => Ok(State::Used),
+            Place::Folder(folder) => {
+                let folder = folder.clone();
+                blocking(move || folder.state()).await
+            }
+        }
+    }
+
+    /// Marks an empty folder as a zone.
+    pub(super) async fn mark(&self) -> Result<(), Fault> {
+        match &self.place {
+            Place::Remote(_) => Ok(()),
+            Place::Folder(folder) => {
+                let folder = folder.clone();
+                blocking(move || folder.mark()).await
+            }
+        }
     }
 
     /// Deletes an object; one that is not there is deleted already.

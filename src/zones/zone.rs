@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::fault::Fault;
+use super::folder::State;
 use super::store::{Created, SILENCE, Store};
 use crate::clock;
 use crate::ids::ZoneName;
@@ -125,6 +126,10 @@ impl Zone {
         self.missed().remove(name);
     }
 
+    pub(super) fn misses(&self) -> Vec<String> {
+        self.missed().iter().cloned().collect()
+    }
+
     /// Remembers how an operation went. Absence and damage of one object say nothing of the zone.
     fn note<T>(&self, result: &Result<T, Fault>) {
         let mut health = self.health();
@@ -196,9 +201,38 @@ impl Zone {
         name: &str,
         bytes: Bytes,
     ) -> Result<Created, Fault> {
-        let needs = Duration::from_secs(bytes.len() as u64 / SLOWEST_BYTES_PER_SECOND);
-        let (store, name) = (self.store.clone(), name.to_owned());
-        self.run(permit, WRITE_LIMIT + needs, async move { store.create(&name, bytes).await }).await
+        let (store, name, limit) = (self.store.clone(), name.to_owned(), write_limit(bytes.len()));
+        self.run(permit, limit, async move { store.create(&name, bytes).await }).await
+    }
+
+    pub(super) async fn replace(
+        &self,
+        permit: OwnedSemaphorePermit,
+        name: &str,
+        bytes: Bytes,
+    ) -> Result<(), Fault> {
+        let (store, name, limit) = (self.store.clone(), name.to_owned(), write_limit(bytes.len()));
+        self.run(permit, limit, async move { store.replace(&name, bytes).await }).await
+    }
+
+    pub(super) async fn state(&self) -> Result<State, Fault> {
+        let permit = self.read_permit().await?;
+        let store = self.store.clone();
+        self.run(permit, 2 * SILENCE, async move { store.state().await }).await
+    }
+
+    pub(super) async fn mark(&self) -> Result<(), Fault> {
+        self.store.mark().await
+    }
+
+    pub(super) async fn sweep_leftovers(&self) -> u64 {
+        match self.store.sweep_leftovers().await {
+            Ok(swept) => swept,
+            Err(fault) => {
+                tracing::debug!(zone = %self.name, error = super::fault::chain(&fault), "leftovers stay");
+                0
+            }
+        }
     }
 
     pub(super) async fn confirm(&self, name: &str) -> Result<(), Fault> {
@@ -247,4 +281,8 @@ impl Zone {
         })
         .await
     }
+}
+
+fn write_limit(bytes: usize) -> Duration {
+    WRITE_LIMIT + Duration::from_secs(bytes as u64 / SLOWEST_BYTES_PER_SECOND)
 }

@@ -11,6 +11,7 @@ mod damaged_wal;
 mod fixtures;
 mod node;
 mod recorded;
+mod repair;
 mod restore;
 mod servers;
 mod tidy;
