@@ -27,7 +27,6 @@ pub fn holdings<'o>(held: &NodeCatalog, objects: impl Iterator<Item = &'o Object
         backups: held.backups.iter().map(backup).collect(),
         segments: held.segments.iter().map(segment).collect(),
         packs: objects.filter_map(pack).collect(),
-        ..Holdings::default()
     }
 }
 

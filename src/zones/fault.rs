@@ -112,7 +112,7 @@ pub enum Error {
     #[error("a write quorum of {write_quorum} does not fit {zones} zones")]
     Quorum { zones: usize, write_quorum: usize },
     #[error("its folder cannot be marked as a zone: {failure}")]
-    Unmarked { failure: Failure },
+    Unmarked { failure: Box<Failure> },
     #[error("{name}: zone {zone} already holds other bytes under this name")]
     Clash { name: String, zone: ZoneName },
     #[error("{name}: no zone has it")]

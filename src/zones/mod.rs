@@ -118,7 +118,7 @@ impl ZoneSet {
         }
         for (zone, _) in new {
             let failed = |fault| Failure { zone: zone.name.clone(), fault };
-            zone.mark().await.map_err(|fault| Error::Unmarked { failure: failed(fault) })?;
+            zone.mark().await.map_err(|fault| Error::Unmarked { failure: Box::new(failed(fault)) })?;
         }
         Ok(())
     }
