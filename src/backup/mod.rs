@@ -186,7 +186,7 @@ impl Job<'_> {
             bytes: 0,
             packs: Vec::new(),
         };
-        let (files, bytes) = (stored.written.files, stored.written.bytes);
+        let (files, bytes) = stored.written.counted();
         stored.written.finish(&foot).await?;
         tracing::info!(
             node = %self.options.node, backup = %self.backup, %start, %stop, files, bytes,

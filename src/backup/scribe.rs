@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Error;
-use crate::manifest::backup::{Entry, Foot, Kind};
+use crate::manifest::backup::{Entry, Foot};
 use crate::vault::ManifestSealer;
 
 /// Entries that may wait.
@@ -19,20 +19,16 @@ pub(super) struct Scribe {
 }
 
 /// A manifest without its foot.
-pub(super) struct Written {
-    manifest: ManifestSealer,
-    pub(super) files: u64,
-    pub(super) bytes: u64,
-}
+pub(super) struct Written(ManifestSealer);
 
 impl Scribe {
     /// Goes on with a manifest, first with these entries.
     pub(super) fn start(manifest: ManifestSealer, first: Vec<Entry>) -> Scribe {
         let (entries, received) = mpsc::sync_channel(WAITING_MAX);
         let writing = tokio::task::spawn_blocking(move || {
-            let mut written = Written { manifest, files: 0, bytes: 0 };
-            first.into_iter().chain(received).try_for_each(|entry| written.entry(entry))?;
-            Ok(written)
+            let mut manifest = manifest;
+            first.into_iter().chain(received).try_for_each(|entry| manifest.entry(entry)).map_err(stored)?;
+            Ok(Written(manifest))
         });
         Scribe { entries, writing }
     }
@@ -50,17 +46,14 @@ impl Scribe {
 }
 
 impl Written {
-    fn entry(&mut self, entry: Entry) -> Result<(), Error> {
-        if let Kind::File { size, .. } = &entry.kind {
-            self.files += 1;
-            self.bytes += size;
-        }
-        self.manifest.entry(entry).map_err(stored)
+    /// Returns how many files it lists, and their bytes.
+    pub(super) fn counted(&self) -> (u64, u64) {
+        self.0.counted()
     }
 
     /// Ends the manifest and stores it: from now on the backup exists.
     pub(super) async fn finish(self, foot: &Foot) -> Result<(), Error> {
-        self.manifest.finish(foot).await.map(drop).map_err(stored)
+        self.0.finish(foot).await.map(drop).map_err(stored)
     }
 }
 

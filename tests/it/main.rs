@@ -6,6 +6,7 @@ mod world;
 
 mod agent;
 mod archive;
+mod backup;
 mod cli;
 mod damaged_wal;
 mod fixtures;

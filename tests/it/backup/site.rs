@@ -1,0 +1,127 @@
+//! A server, a vault of three zones, and an archiver: what a backup needs around it.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pitrus::archive;
+use pitrus::backup::{self, BackupOptions, BackupReport, Silent};
+use pitrus::ids::NodeName;
+use pitrus::lsn::Lsn;
+use pitrus::node::{ConnectionOptions, NodeFacts};
+use pitrus::seal::MasterKey;
+use pitrus::vault::{Access, Vault};
+use pitrus::zones::{self, ZoneOptions, ZoneSet};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{self, Folder, Server, ServerOptions};
+
+/// What `docs/least-privilege.md` asks for, and nothing more.
+const ROLE: &str = "create role pitrus login replication;
+    grant execute on function pg_catalog.pg_backup_start(text, boolean) to pitrus;
+    grant execute on function pg_catalog.pg_backup_stop(boolean) to pitrus;
+    grant pg_read_all_settings to pitrus;";
+
+pub(super) struct Site {
+    pub(super) server: Server,
+    pub(super) vault: Vault,
+    pub(super) node: NodeName,
+    pub(super) connection: ConnectionOptions,
+    pub(super) folder: Arc<Folder>,
+    archiver: Option<Archiver>,
+}
+
+struct Archiver {
+    task: JoinHandle<Result<(), archive::Error>>,
+    shutdown: CancellationToken,
+    status: watch::Receiver<archive::Status>,
+}
+
+impl Site {
+    pub(super) async fn start(options: ServerOptions) -> Site {
+        let folder = Arc::new(Folder::new().unwrap());
+        let server = Server::start_new(&folder, &options).unwrap();
+        server.run("postgres", ROLE).await.unwrap();
+        let conninfo = server.conninfo("postgres").replace("user=postgres", "user=pitrus");
+        let mut site = Site {
+            vault: vault(&folder).await,
+            server,
+            node: "one".parse().unwrap(),
+            connection: ConnectionOptions { conninfo, ..Default::default() },
+            folder,
+            archiver: None,
+        };
+        site.restart_archiver().await;
+        site
+    }
+
+    pub(super) async fn restart_archiver(&mut self) {
+        self.stop_archiver().await;
+        let facts = NodeFacts::read(&self.connection).await.unwrap();
+        let (node, connection) = (self.node.clone(), self.connection.clone());
+        let options = archive::Options::of(node, connection, "pitrus_one".to_owned(), &facts);
+        let shutdown = CancellationToken::new();
+        let (tell, status) = watch::channel(archive::Status::default());
+        let task = tokio::spawn(archive::run(options, self.vault.clone(), shutdown.clone(), tell));
+        self.archiver = Some(Archiver { task, shutdown, status });
+    }
+
+    pub(super) async fn stop_archiver(&mut self) {
+        if let Some(Archiver { task, shutdown, .. }) = self.archiver.take() {
+            shutdown.cancel();
+            let _ = task.await;
+        }
+    }
+
+    pub(super) fn options(&self) -> BackupOptions {
+        BackupOptions::new("test".parse().unwrap(), self.node.clone())
+    }
+
+    pub(super) async fn backup(&self) -> Result<BackupReport, backup::Error> {
+        backup::run(&self.options(), &self.vault, &self.connection, Arc::new(Silent)).await
+    }
+
+    /// Switches to a new segment, waits until all before it is archived, and returns where that was.
+    pub(super) async fn archive_all(&mut self) -> Lsn {
+        let end = self.value("postgres", "select pg_switch_wal()").await.unwrap().parse::<Lsn>().unwrap();
+        let archiver = self.archiver.as_mut().unwrap();
+        let reached = archiver.status.wait_for(|status| status.archived >= end);
+        tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap().unwrap();
+        end
+    }
+
+    pub(super) async fn value(&self, database: &str, sql: &str) -> Option<String> {
+        self.server.value(database, sql).await.unwrap()
+    }
+
+    /// A pgbench against the server.
+    pub(super) fn pgbench(&self, arguments: &[&str]) -> Command {
+        let mut command = self.folder.command(&world::bin_dir().unwrap().join("pgbench"));
+        command.args(["-h", self.server.socket.to_str().unwrap(), "-p", &self.server.port.to_string()]);
+        command.args(["-U", "postgres"]).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    pub(super) async fn end(mut self) {
+        self.stop_archiver().await;
+    }
+}
+
+async fn vault(folder: &Folder) -> Vault {
+    let zones = ["a", "b", "c"].map(|name| {
+        let path = folder.path().join("zones").join(name);
+        zones::create_folder(&path).unwrap();
+        let url = path.to_str().unwrap().to_owned();
+        ZoneOptions { name: name.parse().unwrap(), url, options: Vec::new() }
+    });
+    let zones = ZoneSet::open(zones.into(), 2).unwrap();
+    let key = MasterKey::from_text(&"5a".repeat(32)).unwrap();
+    Vault::open(zones, key, "test".parse().unwrap(), Access::Write).await.unwrap()
+}
+
+/// Returns the path of a table's file in the database `postgres`.
+pub(super) async fn file_of(server: &Server, table: &str) -> String {
+    server.value("postgres", &format!("select pg_relation_filepath('{table}')")).await.unwrap().unwrap()
+}
