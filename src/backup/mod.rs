@@ -108,7 +108,7 @@ pub async fn run(
 ) -> Result<BackupReport, Error> {
     progress.phase(Phase::Starting);
     let bracket = Bracket::open(options, connection).await?;
-    check_data_directory(&bracket)?;
+    check_data_directory(&bracket).await?;
     // Better to find now that nobody archives than after hours of copying.
     let flushed = bracket.flushed().await?;
     let segment_start = flushed.segment_start(bracket.facts.segment_bytes);
@@ -323,9 +323,9 @@ fn needed(bracket: &Bracket<'_>, options: &BackupOptions, from: Lsn, to: Lsn) ->
 }
 
 /// Refuses a data directory that is not of the server we are connected to.
-fn check_data_directory(bracket: &Bracket<'_>) -> Result<(), Error> {
+async fn check_data_directory(bracket: &Bracket<'_>) -> Result<(), Error> {
     let path = bracket.facts.data_directory.join(CONTROL_FILE);
-    let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+    let bytes = tokio::fs::read(&path).await.map_err(|source| Error::Read { path: path.clone(), source })?;
     // The first field (`src/include/catalog/pg_control.h`); never changes, so it needs no whole read.
     let found = bytes.first_chunk::<8>().map_or(0, |first| u64::from_le_bytes(*first));
     let expected = bracket.facts.system_identifier.clone();

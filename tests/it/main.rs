@@ -9,6 +9,7 @@ mod archive;
 mod backup;
 mod cli;
 mod damaged_wal;
+mod expire;
 mod fixtures;
 mod node;
 mod recorded;
