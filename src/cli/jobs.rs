@@ -1,6 +1,7 @@
-//! The commands that run one job and say what it did: agent, backup, expire, repair.
+//! The commands that run one job and say what it did: backup, expire, repair.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::args;
 use super::failure::{Failure, exit};
@@ -12,6 +13,8 @@ use crate::config::Settings;
 use crate::expire::{self, ExpireOptions};
 use crate::node::{NodeFacts, pgdata};
 use crate::vault::Access;
+
+const SETTLE_MOST: Duration = Duration::from_secs(30);
 
 /// Takes a base backup of this node. Damaged pages are told by the exit code: the backup is kept.
 pub(super) async fn backup(settings: &Settings, args: &args::Backup) -> Result<ExitCode, Failure> {
@@ -30,6 +33,8 @@ pub(super) async fn backup(settings: &Settings, args: &args::Backup) -> Result<E
     let report = backup::run(&options, &vault, &connection, bar.clone()).await;
     bar.end();
     let report = report?;
+    // The zones beyond the quorum; what does not get there now is repaired later.
+    vault.zones().settle(SETTLE_MOST).await;
     println!(
         "backup {} of node {node}: {} files, {} stored as {} in each zone",
         report.backup,

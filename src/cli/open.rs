@@ -1,6 +1,6 @@
 //! Where the vault is: from the configuration, or from the command line on a machine that has none.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::args::Where;
 use super::failure::Failure;
@@ -17,6 +17,8 @@ pub(super) struct Place {
     pub(super) zones: Vec<ZoneOptions>,
     write_quorum: usize,
     key: Option<Source>,
+    /// The agent's folder on this machine, where there is a configuration.
+    pub(super) state_dir: Option<PathBuf>,
 }
 
 impl Place {
@@ -35,6 +37,7 @@ impl Place {
             write_quorum: zones.len() / 2 + 1,
             zones,
             key: named.key_file.clone().map(Source::File),
+            state_dir: None,
         })
     }
 
@@ -44,6 +47,7 @@ impl Place {
             zones: settings.zone_options()?,
             write_quorum: settings.write_quorum,
             key: Some(settings.key.clone()),
+            state_dir: Some(settings.state_dir.clone()),
         })
     }
 

@@ -9,14 +9,16 @@ use std::path::Path;
 use super::args::{self, Output};
 use super::failure::Failure;
 use super::open::Place;
+use crate::agent;
 use crate::clock;
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::manifest::backup::Ends;
 use crate::restore::window::{self, NodeWindow};
 use crate::vault::{Access, Catalog, NodeCatalog, Vault};
+use shown::{Agent, Archived, Backup, Gap, Info, Node, Window, Zone};
+
 pub(super) use shown::bytes;
-use shown::{Archived, Backup, Gap, Info, Node, Window, Zone};
 
 pub(super) async fn run(args: &args::Info, config: &Path) -> Result<(), Failure> {
     let place = Place::find(&args.vault, config)?;
@@ -35,6 +37,7 @@ pub(super) async fn run(args: &args::Info, config: &Path) -> Result<(), Failure>
         window: window_of(&window, &nodes),
         nodes,
         zones: zones(&vault).await?,
+        agent: place.state_dir.as_deref().and_then(local_agent),
     };
     match args.shown.output {
         Output::Text => print!("{}", info.text()),
@@ -110,4 +113,22 @@ async fn zones(vault: &Vault) -> Result<Vec<Zone>, Failure> {
         }
     };
     Ok(vault.zones().names().into_iter().enumerate().map(zone).collect())
+}
+
+fn local_agent(state_dir: &Path) -> Option<Agent> {
+    let said = match agent::status::read(state_dir) {
+        Ok(said) => said?,
+        Err(error) => {
+            tracing::debug!(%error, "the agent's status");
+            return None;
+        }
+    };
+    Some(Agent {
+        node: said.node,
+        said_at: said.updated_at,
+        connected: said.archive.connected,
+        lag_bytes: said.lag_bytes,
+        waiting_ms: said.archive.waiting_ms,
+        last_error: said.archive.last_error.map(|mishap| format!("{} (at {})", mishap.text, mishap.at)),
+    })
 }

@@ -16,6 +16,9 @@ pub(super) struct Info {
     pub(super) window: Window,
     pub(super) nodes: Vec<Node>,
     pub(super) zones: Vec<Zone>,
+    /// What the agent on this machine says, where one has run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) agent: Option<Agent>,
 }
 
 /// The moments to which the whole cluster can be restored.
@@ -74,6 +77,17 @@ pub(super) struct Zone {
     pub(super) problem: Option<String>,
 }
 
+#[derive(Debug, Serialize)]
+pub(super) struct Agent {
+    pub(super) node: NodeName,
+    pub(super) said_at: Moment,
+    pub(super) connected: bool,
+    pub(super) lag_bytes: u64,
+    pub(super) waiting_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) last_error: Option<String>,
+}
+
 impl Info {
     pub(super) fn text(&self) -> String {
         let mut text = format!("cluster {} at {}\n", self.cluster, self.at);
@@ -101,6 +115,9 @@ impl Info {
                 (_, true) => format!("{} objects, complete", zone.objects),
             };
             text += &format!("  {:width$}  {state}\n", zone.zone.as_str());
+        }
+        if let Some(agent) = &self.agent {
+            text += &self.agent(agent);
         }
         text
     }
@@ -136,6 +153,20 @@ impl Info {
         }
         for backup in &node.unreadable_backups {
             text += &format!("  backup {backup}: its manifest CANNOT BE READ in any zone\n");
+        }
+        text
+    }
+
+    fn agent(&self, agent: &Agent) -> String {
+        let mut text =
+            format!("\nagent of {} on this machine, {} ago\n", agent.node, self.since(agent.said_at));
+        text += match agent.connected {
+            true => "  streaming",
+            false => "  NOT CONNECTED to its server",
+        };
+        text += &format!(", {} behind, oldest waiting {} ms\n", bytes(agent.lag_bytes), agent.waiting_ms);
+        if let Some(error) = &agent.last_error {
+            text += &format!("  last error: {error}\n");
         }
         text
     }
@@ -216,6 +247,7 @@ mod tests {
                     problem: Some("no such folder".into()),
                 },
             ],
+            agent: None,
         };
         assert_eq!(
             info.text(),
