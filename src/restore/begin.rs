@@ -52,8 +52,17 @@ pub fn unfinished(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::file("read", &path)(error)),
     };
-    let same = plan.cluster == *cluster && plan.new_name == *new_name && plan.request == *request;
-    Ok(same.then_some(plan))
+    if plan.cluster != *cluster || plan.new_name != *new_name || plan.request != *request {
+        return Ok(None);
+    }
+    let id = identity(&plan);
+    for directory in targets.directories(&names(&plan))? {
+        let ledger = Ledger::read(&directory)?;
+        if ledger.is_some_and(|ledger| ledger.plan == id && ledger.stage < Stage::Done) {
+            return Ok(Some(plan));
+        }
+    }
+    Ok(None)
 }
 
 /// Judges everything, and returns the work.
@@ -70,8 +79,7 @@ pub(super) async fn begin<S: Store>(
         ));
     }
     let user = OsUser::find(&options.os_user)?;
-    let names: Vec<NodeName> = plan.nodes.iter().map(|n| n.node.clone()).collect();
-    let (targets, folder) = options.targets.resolve(&names)?;
+    let (targets, folder) = options.targets.resolve(&names(plan))?;
     preflight::apart(&targets)?;
     let sources = read_manifests(store, plan).await?;
     let judge = Judge { options, plan, user: &user, id: identity(plan) };
@@ -82,7 +90,7 @@ pub(super) async fn begin<S: Store>(
     let room: Vec<(&Target, u64)> = drafts.iter().filter_map(Draft::room).collect();
     preflight::room(&room)?;
     // All is judged: writing begins.
-    std::fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
+    conf::make_way(&folder)?;
     conf::write_anew(&folder.join(PLAN_FILE), &manifest::to_bytes(plan))?;
     let private = PrivateFolder::create(&user)?;
     let program = private.program(&options.program, &user)?;
@@ -92,6 +100,10 @@ pub(super) async fn begin<S: Store>(
         works.push(judge.work(draft, sockets, &program, &progress));
     }
     Ok(Begun { works, folder, private })
+}
+
+fn names(plan: &Plan) -> Vec<NodeName> {
+    plan.nodes.iter().map(|node| node.node.clone()).collect()
 }
 
 /// Reads every node's manifest.

@@ -251,6 +251,18 @@ fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.sync_all()
 }
 
+/// Makes a folder and those above it; whatever our umask, the servers' user can pass through.
+pub(super) fn make_way(folder: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    let missing: Vec<&Path> = folder.ancestors().take_while(|above| !above.exists()).collect();
+    for path in missing.into_iter().rev() {
+        let made = std::fs::create_dir(path)
+            .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)));
+        made.map_err(Error::file("make", path))?;
+    }
+    Ok(())
+}
+
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), Error> {
     let synced = std::fs::File::open(folder).and_then(|f| f.sync_all());

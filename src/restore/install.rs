@@ -19,7 +19,7 @@ pub(super) struct OsUser {
     gid: u32,
     home: String,
     /// We are root, and give up root for what we start and what we own.
-    switch: bool,
+    pub(super) switch: bool,
 }
 
 impl OsUser {

@@ -96,11 +96,17 @@ pub(super) async fn start(instance: &Instance) -> Result<(), Error> {
 /// Returns the command with which a person starts a node.
 pub(super) fn start_command(instance: &Instance) -> String {
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
-    format!(
-        "setpriv --reuid={user} --regid={user} --init-groups {} start -w -D {} -l {}",
+    let start = format!(
+        "{} start -w -D {} -l {}",
         quoted(&instance.programs.path("pg_ctl")),
         quoted(&instance.directory),
         quoted(&instance.directory.join(LOG)),
-        user = instance.user.name,
-    )
+    );
+    // With the user's own HOME: libpq inside Citus looks for certificates there.
+    match instance.user.switch {
+        true => {
+            format!("setpriv --reuid={0} --regid={0} --init-groups --reset-env {start}", instance.user.name)
+        }
+        false => start,
+    }
 }

@@ -160,7 +160,11 @@ impl NodeReport {
             )?;
             for seen in &proof.transactions {
                 let place = if seen.inside { "last inside" } else { "first outside" };
-                writeln!(out, "  proved: transaction {}, {place}, is {}", seen.xid, seen.status)?;
+                writeln!(
+                    out,
+                    "  proved: transaction {} ({}), {place}, is {}",
+                    seen.xid, seen.kind, seen.status
+                )?;
             }
         }
         self.tell_settled(out)?;

@@ -51,7 +51,7 @@ impl Instance {
     /// Starts the server, and returns without waiting for it.
     pub(super) async fn start(&self) -> Result<Server, Error> {
         use std::os::unix::process::CommandExt;
-        stop_orphan(self).await?;
+        self.quiet().await?;
         let path = self.log();
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
         let log = log.map_err(Error::file("open", &path))?;
@@ -64,6 +64,25 @@ impl Instance {
         // Its own group: an interrupt typed at us reaches it through us, in order.
         let child = command.process_group(0).spawn().map_err(Error::file("start", &postgres))?;
         Ok(Server { instance: self.clone(), child: Some(child) })
+    }
+
+    /// Stops the server that a crashed run of ours left in this directory, which carries our ledger: no other
+    /// server has been in it. The process must still be one that works in that very directory.
+    pub(super) async fn quiet(&self) -> Result<(), Error> {
+        let file = self.directory.join("postmaster.pid");
+        let Ok(text) = std::fs::read_to_string(&file) else { return Ok(()) };
+        let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        while works_in(pid, &self.directory) {
+            if begun.elapsed() > STOP_MAX {
+                return Err(self.fault(format!("process {pid}, left by an earlier run, does not stop")));
+            }
+            interrupt(pid);
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
     }
 
     /// An error about this server, with the end of its log.
@@ -163,25 +182,6 @@ fn interrupt(pid: u32) {
         // It may have ended just now.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
     }
-}
-
-/// Stops the server that a crashed run of ours left in this directory. `directory` carries our marker, so
-/// no other server has been in it; the process must still be one that works in that very directory.
-async fn stop_orphan(instance: &Instance) -> Result<(), Error> {
-    let file = instance.directory.join("postmaster.pid");
-    let Ok(text) = std::fs::read_to_string(&file) else { return Ok(()) };
-    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
-        return Ok(());
-    };
-    let begun = Instant::now();
-    while works_in(pid, &instance.directory) {
-        if begun.elapsed() > STOP_MAX {
-            return Err(instance.fault(format!("process {pid}, left by an earlier run, does not stop")));
-        }
-        interrupt(pid);
-        tokio::time::sleep(POLL).await;
-    }
-    Ok(())
 }
 
 fn works_in(pid: u32, directory: &Path) -> bool {

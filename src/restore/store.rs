@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Error;
-use super::plan::NodePlan;
+use super::plan::{NodePlan, WalRange};
 use super::spool::{Supply, Wanted};
 use crate::ids::{BackupId, NodeName};
 use crate::manifest::backup::{Ends, Pack};
@@ -98,26 +98,56 @@ impl<S: Store> NodeWal<S> {
         NodeWal { store, plan }
     }
 
-    fn is_planned(&self, Segment { timeline, number }: Segment) -> bool {
-        let ranges = &self.plan.wal;
-        ranges.iter().any(|r| r.timeline == timeline && (r.first..=r.last).contains(&number))
+    /// Returns how many bytes of a segment the plan counts on; `None` where it does not name the segment.
+    fn planned(&self, Segment { timeline, number }: Segment) -> Option<u64> {
+        let full = u64::from(self.plan.segment_bytes);
+        let fits = |r: &&WalRange| r.timeline == timeline && (r.first..=r.last).contains(&number);
+        let range = self.plan.wal.iter().find(fits)?;
+        Some(match number.cmp(&range.last) {
+            std::cmp::Ordering::Less => full,
+            // The next timeline left this one in its last segment, which may never have been finished.
+            _ if range.timeline != self.plan.timeline => 0,
+            _ => self.plan.wal_end.0.saturating_sub(number.saturating_mul(full)).min(full),
+        })
     }
 
     async fn segment(&self, segment: Segment) -> Result<Option<Bytes>, Error> {
         let plan = &self.plan;
-        let planned = self.is_planned(segment);
-        // Without a target recovery takes all it gets: what was archived after the plan was made is not for it.
-        if !planned && plan.stop_before.is_none() {
-            return Ok(None);
-        }
-        match self.store.segment(&plan.node, segment, plan.segment_bytes).await? {
+        let Some(needed) = self.planned(segment) else { return self.beyond(segment).await };
+        let found = self.store.segment(&plan.node, segment, plan.segment_bytes).await?;
+        match found.filter(|bytes| bytes.len() as u64 >= needed) {
             Some(bytes) => Ok(Some(whole(bytes, segment, plan))),
-            None if planned => Err(Error::MissingWal {
+            None => Err(Error::MissingWal {
                 node: plan.node.clone(),
                 segment: segment.file_name(plan.segment_bytes),
             }),
-            None => Ok(None),
         }
+    }
+
+    /// Returns a segment that the plan does not name: the one behind its last, where the record at the stop
+    /// may end. Without a stop recovery takes all it gets, and what was archived since is not for it.
+    async fn beyond(&self, segment: Segment) -> Result<Option<Bytes>, Error> {
+        let plan = &self.plan;
+        let last = plan.wal.last().map(|r| (r.timeline, r.last.saturating_add(1)));
+        if plan.stop_before.is_none() || last != Some((segment.timeline, segment.number)) {
+            return Ok(None);
+        }
+        match self.store.segment(&plan.node, segment, plan.segment_bytes).await {
+            Ok(found) => Ok(found.map(|bytes| whole(bytes, segment, plan))),
+            Err(error) => {
+                tracing::debug!(node = %plan.node, %error, "the segment after the planned ones is not read");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns a history file of the plan's timeline or its ancestors. Newer ones are of no concern: the
+    /// new cluster numbers its timelines from here.
+    async fn history(&self, timeline: TimelineId) -> Result<Option<Bytes>, Error> {
+        if timeline > self.plan.timeline {
+            return Ok(None);
+        }
+        self.store.history(&self.plan.node, timeline).await
     }
 }
 
@@ -141,7 +171,7 @@ impl<S: Store> Supply for NodeWal<S> {
     async fn file(&self, wanted: Wanted) -> Result<Option<Bytes>, Error> {
         match wanted {
             Wanted::Segment(segment) => self.segment(segment).await,
-            Wanted::History(timeline) => self.store.history(&self.plan.node, timeline).await,
+            Wanted::History(timeline) => self.history(timeline).await,
         }
     }
 }

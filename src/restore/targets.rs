@@ -64,6 +64,20 @@ impl Targets {
         }
     }
 
+    /// Returns the nodes' data directories.
+    pub(super) fn directories(&self, nodes: &[NodeName]) -> Result<Vec<PathBuf>, Error> {
+        match self {
+            Targets::Into(_) => {
+                let folder = self.folder()?;
+                Ok(nodes.iter().map(|node| folder.join(node.as_str())).collect())
+            }
+            Targets::File(path) => {
+                let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+                Ok(from_text(path, &text, nodes)?.into_iter().map(|target| target.directory).collect())
+            }
+        }
+    }
+
     /// Returns a target for each node, and the folder for the report.
     pub(super) fn resolve(&self, nodes: &[NodeName]) -> Result<(Vec<Target>, PathBuf), Error> {
         match self {

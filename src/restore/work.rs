@@ -28,6 +28,7 @@ use crate::cut::Settle;
 use crate::manifest;
 use crate::manifest::backup::{Entry, Foot, Head, Line, ManifestReader};
 use crate::manifest::clone_mark::{self, CloneMark};
+use crate::pgfile::control::ControlFile;
 
 /// A node under restore.
 pub(super) struct Work {
@@ -64,11 +65,17 @@ impl Work {
 
     /// Takes possession of the target, and brings the files.
     pub(super) async fn fetch<S: Store>(&mut self, store: &S) -> Result<(), Error> {
+        if self.ledger.stage == Stage::Fetched && !self.is_recoverable().await? {
+            tracing::warn!(node = %self.plan.node, "stopped in the middle of its promotion; its files are fetched again");
+            self.ledger.stage = Stage::Begun;
+        }
         if self.is_at(Stage::Fetched) {
             return Ok(());
         }
         let begun = Instant::now();
-        self.possess()?;
+        let (instance, ledger, head) = (self.instance.clone(), self.ledger.clone(), self.head.clone());
+        let possess = tokio::task::spawn_blocking(move || possess(&instance, &ledger, &head));
+        possess.await.map_err(|_| Error::Lost("clearing the target"))??;
         let options = FetchOptions {
             node: self.plan.node.clone(),
             backup: self.plan.backup.clone(),
@@ -85,23 +92,19 @@ impl Work {
         self.reach(Stage::Fetched)
     }
 
-    /// Makes the folder ours, or empties it of what a crashed run of this restore left.
-    fn possess(&self) -> Result<(), Error> {
-        let (directory, user) = (&self.instance.directory, &self.instance.user);
-        std::fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
-        fetch::set_mode(directory, 0o700)?;
-        user.own(directory)?;
-        self.ledger.write(user)?;
-        empty(directory, Some(super::ledger::FILE))?;
-        let tablespaces = &self.ledger.target.tablespaces;
-        if tablespaces.is_dir() {
-            empty(tablespaces, None)?;
-        } else if !self.head.tablespaces.is_empty() {
-            std::fs::create_dir_all(tablespaces).map_err(Error::file("make", tablespaces))?;
-            fetch::set_mode(tablespaces, 0o700)?;
-            user.own(tablespaces)?;
+    /// Returns whether a fetched node can go on. A server that is promoted takes `recovery.signal` away before
+    /// the new timeline is durable (`StartupXLOG`); one that was stopped between the two would start as after
+    /// a crash, on the old timeline, and replay whatever WAL it has, past the stop.
+    async fn is_recoverable(&self) -> Result<bool, Error> {
+        self.instance.quiet().await?;
+        let directory = &self.instance.directory;
+        if directory.join("recovery.signal").exists() {
+            return Ok(true);
         }
-        Ok(())
+        let path = directory.join("global/pg_control");
+        let bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
+        let control = ControlFile::parse(&bytes);
+        Ok(control.is_ok_and(|control| control.timeline > self.plan.timeline))
     }
 
     /// Writes the mark by which an agent knows a copy.
@@ -191,6 +194,25 @@ impl Work {
             tracing::warn!(node = %self.plan.node, %error, "a server did not stop in order");
         }
     }
+}
+
+/// Makes the folder ours, or empties it of what a crashed run of this restore left.
+fn possess(instance: &Instance, ledger: &Ledger, head: &Head) -> Result<(), Error> {
+    let Instance { directory, user, .. } = instance;
+    conf::make_way(directory)?;
+    fetch::set_mode(directory, 0o700)?;
+    user.own(directory)?;
+    ledger.write(user)?;
+    empty(directory, Some(super::ledger::FILE))?;
+    let tablespaces = &ledger.target.tablespaces;
+    if tablespaces.is_dir() {
+        empty(tablespaces, None)?;
+    } else if !head.tablespaces.is_empty() {
+        conf::make_way(tablespaces)?;
+        fetch::set_mode(tablespaces, 0o700)?;
+        user.own(tablespaces)?;
+    }
+    Ok(())
 }
 
 /// Returns the entries of a manifest, one by one.

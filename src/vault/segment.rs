@@ -20,7 +20,8 @@ pub struct SegmentBytes {
 
 impl Vault {
     /// Reads a segment by its number: the complete one, else its parts as far as they join. `None`
-    /// where nothing of it is stored.
+    /// where nothing of it is stored. With too few zones to be sure that there is no complete one, the parts
+    /// that can be read are given: whoever needs more than they hold sees it by `valid`.
     pub async fn segment_bytes(
         &self,
         node: &NodeName,
@@ -31,12 +32,17 @@ impl Vault {
         let wal = WalName::new(timeline, number, segment_bytes);
         let whole = ObjectName::Segment { node: node.clone(), wal };
         match self.get(&whole).await {
-            Ok(bytes) => return self.whole(&whole, bytes, segment_bytes).map(Some),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+            Ok(bytes) => self.whole(&whole, bytes, segment_bytes).map(Some),
+            Err(error) if error.is_not_found() => {
+                let parts = self.parts_of(node, wal).await?;
+                self.join(node, wal, &parts, segment_bytes).await
+            }
+            Err(error @ Error::Zones(_)) => {
+                let parts = self.parts_of(node, wal).await?;
+                self.join(node, wal, &parts, segment_bytes).await?.map(Some).ok_or(error)
+            }
+            Err(error) => Err(error),
         }
-        let parts = self.parts_of(node, wal).await?;
-        self.join(node, wal, &parts, segment_bytes).await
     }
 
     /// Like [`Vault::segment_bytes`], where the catalogue already says what there is.
