@@ -13,6 +13,7 @@ use crate::config::draft::Draft;
 use crate::config::secret::Source;
 use crate::ids::{GroupId, NodeName, ZoneName};
 use crate::node::{ConnectionOptions, Error, Secret, Session, topology};
+use crate::zones::create_folder;
 
 pub(super) async fn run(args: &Init, config: &Path) -> Result<(), Failure> {
     if config.exists() {
@@ -96,9 +97,7 @@ fn folder_of(url: &str) -> Option<PathBuf> {
 
 fn make_folder(path: &Path) -> Result<(), Failure> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    // A name that a power cut takes away would look like a zone that is gone.
-    let synced = || path.ancestors().try_for_each(|folder| std::fs::File::open(folder)?.sync_all());
-    made.and_then(|()| synced()).map_err(|error| {
+    made.and_then(|()| create_folder(path)).map_err(|error| {
         Failure::file(
             format!("zone {}: cannot be made", path.display()),
             error,

@@ -1,5 +1,6 @@
 //! The commands that run one job and say what it did: backup, expire, repair.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::backup::{self, BackupOptions};
 use crate::config::Settings;
 use crate::expire::{self, ExpireOptions};
 use crate::node::{NodeFacts, pgdata};
+use crate::repair;
 use crate::vault::Access;
 
 const SETTLE_MOST: Duration = Duration::from_secs(30);
@@ -84,4 +86,39 @@ pub(super) async fn expire(settings: &Settings, args: &args::Expire) -> Result<(
         println!("zone {zone} did not delete {objects} objects: the next run tries again");
     }
     Ok(())
+}
+
+/// Brings every zone to hold every object. What could not be done is told by the exit code.
+pub(super) async fn repair(args: &args::Repair, config: &Path) -> Result<ExitCode, Failure> {
+    let vault = Place::find(&args.vault, config)?.vault(Access::Write).await?;
+    let report = repair::run(&vault, args.deep).await?;
+    println!("{} objects are stored", report.objects);
+    for (zone, objects) in &report.copied {
+        println!("zone {zone}: {objects} objects copied from the others");
+    }
+    for (zone, objects) in &report.replaced {
+        println!("zone {zone}: {objects} damaged objects replaced");
+    }
+    if report.deleted + report.leftovers > 0 {
+        println!("deleted: {} objects that nothing needs, {} leftovers", report.deleted, report.leftovers);
+    }
+    for (zone, why) in &report.silent {
+        println!("zone {zone} DOES NOT ANSWER: {why}");
+    }
+    for object in &report.unreadable {
+        println!("LOST: {object}: no zone has a copy that opens");
+    }
+    for object in &report.conflicts {
+        println!("CONFLICT: {object}: zones hold different copies, and both open");
+    }
+    for what in &report.left {
+        println!("left: {what}");
+    }
+    Ok(match &report {
+        report if report.is_whole() => ExitCode::SUCCESS,
+        report if !report.unreadable.is_empty() || !report.conflicts.is_empty() => {
+            ExitCode::from(exit::DAMAGE)
+        }
+        _ => ExitCode::from(exit::TRANSIENT),
+    })
 }

@@ -22,9 +22,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Restore(Restore::WalFromSpool { spool, file, target }) => {
             return Ok(ExitCode::from(crate::restore::deliver(spool, file, target)));
         }
-        Command::Repair(_) => {
-            return Err(Failure::operator("this command is not part of this build", "use a newer pitrus"));
-        }
+        Command::Repair(args) => return jobs::repair(args, config).await,
         Command::Key(Key::Generate { file }) => key::generate(file.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)

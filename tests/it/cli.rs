@@ -114,6 +114,28 @@ fn keys_are_made_once_and_kept_closed() {
     assert_eq!(printed.out.trim().len(), 64);
 }
 
+#[test]
+fn a_vault_that_cannot_be_read_says_why() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = protected(folder.path(), "");
+    let path = |name: &str| folder.path().join(name);
+    pitrus(&["info", "--config", &config]).fails(2, &["is not marked as a zone", "hint: "]);
+    let plan = ["restore", "plan", "--latest", "--config", &config];
+    pitrus(&plan).fails(2, &["is not marked as a zone"]);
+    std::fs::set_permissions(path("key"), std::fs::Permissions::from_mode(0o644)).expect("it is ours");
+    pitrus(&["info", "--config", &config]).fails(2, &["others may read it", "chmod 600"]);
+    std::fs::set_permissions(path("key"), std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+    std::fs::write(path("key"), "not a key\n").expect("it is ours");
+    pitrus(&["info", "--config", &config]).fails(2, &["is not a key", "pitrus key generate"]);
+    let (cluster, key) = ("test", path("none").display().to_string());
+    let zone = path("a").display().to_string();
+    pitrus(&["info", "--cluster", cluster, "--zone", &zone, "--key-file", &key])
+        .fails(2, &["cannot be read"]);
+    pitrus(&["info", "--cluster", cluster, "--zone", &zone]).fails(2, &["add --key-file"]);
+    pitrus(&["agent", "--config", &config]).fails(2, &["`postgres` is missing"]);
+}
+
 /// The order of the README: a bare role, `init`, `check` prints the grants, they are run, `check` is content.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_prints_the_grants_that_make_it_content() {

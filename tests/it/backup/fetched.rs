@@ -57,8 +57,9 @@ impl Fetched {
     }
 
     async fn files(&self, site: &Site) {
+        type Pieces = Vec<(PathBuf, u64, usize)>;
         // By pack, so that each chunk is fetched once.
-        let mut wanted: BTreeMap<(Pack, u32), Vec<(PathBuf, u64, usize)>> = BTreeMap::new();
+        let mut wanted: BTreeMap<(Pack, u32), Pieces> = BTreeMap::new();
         let mut places = BTreeMap::new();
         let mut extents = Vec::new();
         for entry in &self.entries {
