@@ -53,8 +53,10 @@ pub async fn of(vault: &Vault, catalog: &Catalog) -> Result<Window, plan::Error>
 
 async fn node_window(vault: &Vault, name: &NodeName, node: &NodeCatalog) -> Result<NodeWindow, plan::Error> {
     let mut window = NodeWindow { node: name.clone(), earliest: None, latest: None, gaps: gaps(node) };
+    if let Some(mut line) = Line::new(vault, name, node) {
+        window.earliest = oldest_backup(&mut line).map(|ends| ends.foot.stopped_at);
+    }
     if let Some(line) = Line::new(vault, name, node) {
-        window.earliest = oldest_backup(&line).map(|ends| ends.foot.stopped_at);
         window.latest = Span::new(line, 0).newest_time().await?;
     }
     Ok(window)

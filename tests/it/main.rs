@@ -14,6 +14,7 @@ mod errors;
 mod expire;
 mod fixtures;
 mod node;
+mod plan;
 mod recorded;
 mod repair;
 mod restore;

@@ -7,7 +7,6 @@ use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::manifest::backup::Ends;
 use crate::manifest::topology::TopologyDoc;
-use crate::moment::Moment;
 use crate::vault::{Catalog, NodeCatalog};
 
 type Chosen<'a> = (Vec<(&'a NodeName, &'a NodeCatalog)>, Option<&'a TopologyDoc>);
@@ -33,6 +32,9 @@ pub(super) fn nodes<'a>(
     let members = topology.databases.iter().flat_map(|database| &database.nodes);
     let primaries = members.filter(|node| node.role == "primary" && node.is_active);
     let mut chosen = Vec::new();
+    // The coordinator may not have added itself: it is the one that recorded this.
+    let own = catalog.nodes.get_key_value(&topology.recorded_by);
+    chosen.extend(own.filter(|_| topology.databases.iter().any(|database| !database.nodes.is_empty())));
     for member in primaries {
         let found = catalog.nodes.iter().find(|(_, node)| node.doc.group == Some(member.group));
         let (name, node) = found.ok_or_else(|| Error::NoNode {
@@ -67,19 +69,14 @@ impl Choice<'_> {
     }
 }
 
-/// Backups from which the WAL goes on to the end of the line, the best last: newer ones, and those without
+/// Backups from which the WAL goes on to the end of the stretch, the best last: newer ones, and those without
 /// damaged pages before all others.
 fn usable<'a>(line: &Line<'a>) -> Vec<Choice<'a>> {
-    let reaches = |ends: &&Ends| line.number_of(ends.head.start_lsn) >= line.first;
+    let is_held = |ends: &&Ends| line.holds(ends.head.timeline, ends.head.start_lsn, ends.foot.stop_lsn);
     let mut all: Vec<Choice<'a>> =
-        line.catalog.backups.iter().filter(reaches).map(|ends| Choice { ends }).collect();
+        line.catalog.backups.iter().filter(is_held).map(|ends| Choice { ends }).collect();
     all.sort_by_key(|choice| (!choice.ends.foot.is_damaged(), choice.stop()));
     all
-}
-
-/// Returns the best backup that was finished by `time`.
-pub(super) fn newest_before<'a>(line: &Line<'a>, time: Moment) -> Option<Choice<'a>> {
-    usable(line).into_iter().rev().find(|choice| choice.ends.foot.stopped_at <= time)
 }
 
 /// Returns the best backup that is consistent at or before `start`.
@@ -95,12 +92,11 @@ pub(super) fn oldest<'a>(line: &Line<'a>) -> Option<Choice<'a>> {
 }
 
 /// Returns the ends of the backup with which the window begins.
-pub(in crate::restore) fn oldest_backup<'a>(line: &Line<'a>) -> Option<&'a Ends> {
-    oldest(line).map(|choice| choice.ends)
-}
-
-/// Returns the next older backup.
-pub(super) fn older<'a>(line: &Line<'a>, than: &Choice<'_>) -> Option<Choice<'a>> {
-    let stop = than.stop();
-    usable(line).into_iter().rfind(|choice| choice.stop() < stop)
+pub(in crate::restore) fn oldest_backup<'a>(line: &mut Line<'a>) -> Option<&'a Ends> {
+    while line.step_back() {}
+    let mut found = oldest(line);
+    while found.is_none() && line.step_on() {
+        found = oldest(line);
+    }
+    found.map(|choice| choice.ends)
 }

@@ -4,6 +4,8 @@
 //! Indexes are opened where they exist; segments are decoded where they do not, and around the cut, where
 //! single transactions are looked for.
 
+use std::collections::BTreeSet;
+
 use super::Error;
 use super::document::WalRange;
 use crate::ids::NodeName;
@@ -15,34 +17,86 @@ use crate::wal::event::{Event, Open};
 use crate::wal::index::IndexBuilder;
 use crate::wal::scan::{EventScan, Found};
 
-/// One node's archived WAL along its newest timeline.
+/// One node's archived WAL along its newest timeline: the stretch between two gaps that is looked at.
 pub(in crate::restore) struct Line<'a> {
     vault: &'a Vault,
     pub(super) node: &'a NodeName,
     pub(super) catalog: &'a NodeCatalog,
     history: History,
-    /// Numbers of the first and last segment that follow each other without a gap up to the newest.
+    /// Stretches without a gap, oldest first, by the numbers of their first and last segment.
+    stretches: Vec<(u64, u64)>,
+    /// Which of them is looked at.
+    at: usize,
+    /// Its ends.
     pub(super) first: u64,
     pub(super) last: u64,
+    /// There is a newer stretch.
+    pub(super) is_before_gap: bool,
 }
 
 impl<'a> Line<'a> {
-    /// Follows the newest timeline back to the last gap; `None` where no WAL is archived.
+    /// Follows the newest timeline, and looks at its WAL after the last gap; `None` where no WAL is archived.
     pub(in crate::restore) fn new(
         vault: &'a Vault,
         node: &'a NodeName,
         catalog: &'a NodeCatalog,
     ) -> Option<Self> {
-        let (&(newest, _), _) = catalog.segments.last_key_value()?;
+        let (&(newest, last), _) = catalog.segments.last_key_value()?;
         let history = catalog.histories.get(&newest).cloned().unwrap_or_else(|| History::root(newest));
-        let last = catalog.segments.range((newest, 0)..=(newest, u64::MAX)).next_back()?.0.1;
-        let mut line = Line { vault, node, catalog, history, first: last, last };
-        while let Some(before) = line.first.checked_sub(1)
-            && line.is_whole(before)
-        {
-            line.first = before;
-        }
+        let mut line = Line {
+            vault,
+            node,
+            catalog,
+            history,
+            stretches: Vec::new(),
+            at: 0,
+            first: last,
+            last,
+            is_before_gap: false,
+        };
+        line.stretches = line.find_stretches(last);
+        line.look_at(line.stretches.len().checked_sub(1)?);
         Some(line)
+    }
+
+    fn find_stretches(&self, last: u64) -> Vec<(u64, u64)> {
+        let numbers: BTreeSet<u64> = self.catalog.segments.keys().map(|(_, number)| *number).collect();
+        let mut stretches: Vec<(u64, u64)> = Vec::new();
+        for number in numbers.into_iter().filter(|n| *n <= last && self.timeline_of(*n).is_some()) {
+            match stretches.last_mut() {
+                Some((_, end)) if *end + 1 == number && self.is_whole(*end) => *end = number,
+                _ => stretches.push((number, number)),
+            }
+        }
+        stretches
+    }
+
+    fn look_at(&mut self, at: usize) {
+        if let Some((first, last)) = self.stretches.get(at) {
+            (self.at, self.first, self.last) = (at, *first, *last);
+            self.is_before_gap = at + 1 < self.stretches.len();
+        }
+    }
+
+    /// Looks at the stretch before the gap; returns whether there is one.
+    pub(in crate::restore) fn step_back(&mut self) -> bool {
+        let before = self.at.checked_sub(1);
+        before.into_iter().for_each(|at| self.look_at(at));
+        before.is_some()
+    }
+
+    /// Looks at the stretch after the gap; returns whether there is one.
+    pub(in crate::restore) fn step_on(&mut self) -> bool {
+        let is_before_gap = self.is_before_gap;
+        self.look_at(self.at + 1);
+        is_before_gap
+    }
+
+    /// Returns whether a backup taken there leads onto this stretch.
+    pub(super) fn holds(&self, timeline: TimelineId, start: Lsn, stop: Lsn) -> bool {
+        self.history.timeline_at(start) == timeline
+            && self.number_of(start) >= self.first
+            && self.number_of(Lsn(stop.0.saturating_sub(1))) <= self.last
     }
 
     fn is_whole(&self, number: u64) -> bool {
@@ -70,9 +124,11 @@ impl<'a> Line<'a> {
     /// Returns the timeline whose file of this segment reaches furthest: where a branch left within the
     /// segment, the branch's file begins with a copy of what came before.
     fn timeline_of(&self, number: u64) -> Option<TimelineId> {
-        let end = self.start_of(number.saturating_add(1));
+        let (start, end) = (self.start_of(number), self.start_of(number.saturating_add(1)));
         let wanted = self.history.timeline_at(Lsn(end.0.saturating_sub(1)));
-        let ancestors = self.history.ancestors.iter().rev().map(|a| a.timeline).filter(|t| *t < wanted);
+        // An ancestor's own later segments are another branch's.
+        let ancestors = self.history.ancestors.iter().rev();
+        let ancestors = ancestors.filter(|a| a.timeline < wanted && start < a.end).map(|a| a.timeline);
         std::iter::once(wanted)
             .chain(ancestors)
             .find(|timeline| self.catalog.segments.contains_key(&(*timeline, number)))

@@ -5,6 +5,7 @@ mod document;
 mod error;
 mod line;
 mod make;
+mod node;
 mod print;
 mod span;
 

@@ -1,17 +1,17 @@
 //! The stretch of one node's WAL that a plan looks at: a few segments on both sides of the moment asked for,
 //! never the whole archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::Error;
 use super::document::{Landmark, LandmarkKind};
 use super::line::Line;
 use crate::cut::NodeHistory;
-use crate::ids::GroupId;
 use crate::lsn::Lsn;
+use crate::manifest::backup::Ends;
 use crate::manifest::wal_index::{Times, WalIndex};
 use crate::moment::Moment;
-use crate::wal::event::{Event, Open, Parameters, Prepared, What};
+use crate::wal::event::{Event, Parameters, Prepared, What};
 
 /// Indexes of consecutive segments of one node.
 pub(in crate::restore) struct Span<'a> {
@@ -120,21 +120,28 @@ impl<'a> Span<'a> {
         Ok(None)
     }
 
-    /// Returns what is known from `earliest` to the end of segment `last`, for the cut. `older` are
-    /// transactions that a backup found prepared, which the archive may not have seen.
+    /// Looks at the WAL before the gap; returns whether there is any.
+    pub(super) fn step_back(&mut self) -> bool {
+        self.line.step_back()
+    }
+
+    /// Looks at the WAL after the gap; returns whether there is any.
+    pub(super) fn step_on(&mut self) -> bool {
+        self.line.step_on()
+    }
+
+    /// Returns what is known of the segments from `first` to `last`, for the cut. `backup` may have found
+    /// transactions prepared that are older than the archive.
     pub(super) async fn history(
         &mut self,
-        group: Option<GroupId>,
-        earliest: Lsn,
+        first: u64,
         last: u64,
-        older: &[Prepared],
+        backup: Option<&Ends>,
     ) -> Result<NodeHistory, Error> {
-        let first = self.line.number_of(earliest);
-        let mut open: Option<Open> = None;
+        let earliest = self.line.start_of(first);
         let (mut events, mut times, mut end) = (Vec::new(), None::<Times>, earliest);
-        for number in first..=last.min(self.line.last) {
+        for number in first..=last {
             let index = self.index(number).await?;
-            open.get_or_insert_with(|| index.open_at_start.clone());
             events.extend(index.events.iter().cloned());
             end = end.max(index.end);
             if let Some(Times { min, max }) = index.times {
@@ -142,27 +149,44 @@ impl<'a> Span<'a> {
                 (all.min, all.max) = (all.min.min(min), all.max.max(max));
             }
         }
-        let mut prepared = open.unwrap_or_default().prepared;
-        for old in older {
-            if !prepared.iter().any(|p| p.xid == old.xid) {
-                prepared.push(old.clone());
-            }
+        let mut prepared = self.index(first).await?.open_at_start.prepared.clone();
+        if let Some(backup) = backup {
+            prepared.extend(self.older_than_archive(backup, first).await?);
         }
-        // What lies before `earliest` in its segment is over: only what it left open counts.
-        let known = events.partition_point(|event: &Event| event.lsn < earliest);
-        for event in events.drain(..known) {
-            match event.what {
-                What::Prepare { xid, database, gid, time } => {
-                    prepared.push(Prepared { lsn: event.lsn, xid, database, gid, time });
-                }
-                What::CommitPrepared { xid, .. } | What::RollbackPrepared { xid, .. } => {
-                    prepared.retain(|p| p.xid != xid);
-                }
-                _ => {}
-            }
-        }
-        let node = self.line.node.clone();
+        let (node, group) = (self.line.node.clone(), self.line.catalog.doc.group);
         Ok(NodeHistory { node, group, earliest, end, events, prepared_at_start: prepared, times })
+    }
+
+    /// Returns the transactions that a backup found prepared, that the archive does not know, and that
+    /// are not finished before segment `first`.
+    async fn older_than_archive(&mut self, backup: &Ends, first: u64) -> Result<Vec<Prepared>, Error> {
+        let mut older = backup.foot.prepared.clone();
+        let (start, stop) =
+            (self.line.number_of(backup.head.start_lsn), self.line.number_of(backup.foot.stop_lsn));
+        for number in start..=stop.min(self.line.last) {
+            if older.is_empty() {
+                break;
+            }
+            let index = self.index(number).await?;
+            let open = index.open_at_start.prepared.iter().map(|prepared| prepared.xid);
+            let begun = index.events.iter().filter_map(|event| match event.what {
+                What::Prepare { xid, .. } => Some(xid),
+                _ => None,
+            });
+            let known: HashSet<u32> = open.chain(begun).collect();
+            older.retain(|prepared| !known.contains(&prepared.xid));
+        }
+        for number in start..first {
+            if older.is_empty() {
+                break;
+            }
+            for event in &self.index(number).await?.events {
+                if let What::CommitPrepared { xid, .. } | What::RollbackPrepared { xid, .. } = event.what {
+                    older.retain(|prepared| prepared.xid != xid);
+                }
+            }
+        }
+        Ok(older)
     }
 
     /// Returns up to `count` transaction records before and from `stop` on, in order of position.
@@ -194,29 +218,31 @@ impl<'a> Span<'a> {
 
     /// Returns whether a record begins at or after `stop`: without one PostgreSQL refuses it as a target.
     pub(super) async fn goes_on(&mut self, stop: Lsn) -> Result<bool, Error> {
-        Ok(self.end().await? > stop)
+        const PAGE_BYTES: u64 = 8192;
+        // The end of the WAL may lie after the header of a page that has no record yet.
+        let header = match stop {
+            _ if stop.segment_offset(self.line.catalog.doc.segment_bytes) == 0 => 40,
+            _ if stop.0.is_multiple_of(PAGE_BYTES) => 24,
+            _ => 0,
+        };
+        Ok(self.end().await? > stop.plus(header))
     }
 
-    /// Returns the greatest settings that the looked-at segments ask for.
-    pub(super) fn parameters(&self, mut all: Parameters) -> Parameters {
-        for index in self.indexes.values() {
-            for event in &index.events {
-                if let What::Parameters(one) = event.what {
-                    all = Parameters {
-                        max_connections: all.max_connections.max(one.max_connections),
-                        max_worker_processes: all.max_worker_processes.max(one.max_worker_processes),
-                        max_wal_senders: all.max_wal_senders.max(one.max_wal_senders),
-                        max_prepared_transactions: all
-                            .max_prepared_transactions
-                            .max(one.max_prepared_transactions),
-                        max_locks_per_transaction: all
-                            .max_locks_per_transaction
-                            .max(one.max_locks_per_transaction),
-                    };
-                }
-            }
-        }
-        all
+    /// Returns the greatest settings of which this node's backups, and the segments looked at, tell.
+    pub(super) fn parameters(&self) -> Parameters {
+        let of_backups = self.line.catalog.backups.iter().map(|ends| ends.foot.parameters);
+        let events = self.indexes.values().flat_map(|index| &index.events);
+        let changed = events.filter_map(|event| match event.what {
+            What::Parameters(parameters) => Some(parameters),
+            _ => None,
+        });
+        of_backups.chain(changed).fold(Parameters::default(), |all, one| Parameters {
+            max_connections: all.max_connections.max(one.max_connections),
+            max_worker_processes: all.max_worker_processes.max(one.max_worker_processes),
+            max_wal_senders: all.max_wal_senders.max(one.max_wal_senders),
+            max_prepared_transactions: all.max_prepared_transactions.max(one.max_prepared_transactions),
+            max_locks_per_transaction: all.max_locks_per_transaction.max(one.max_locks_per_transaction),
+        })
     }
 }
 

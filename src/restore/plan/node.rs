@@ -1,0 +1,209 @@
+//! One node while a plan is made: the position asked for, the stretch of WAL that is looked at, the backup.
+
+use super::Error;
+use super::choose::{self, Choice};
+use super::document::NodePlan;
+use super::line::Line;
+use super::span::{Around, Span};
+use crate::cut::{NodeHistory, Side};
+use crate::ids::NodeName;
+use crate::lsn::Lsn;
+use crate::moment::Moment;
+use crate::wal::event::What;
+
+/// How much WAL on both sides of the position asked for is looked at first, in microseconds: distributed
+/// transactions last milliseconds, and clocks are rarely seconds apart.
+const LOOK_MICROS: i64 = 10_000_000;
+/// A side grows by so much each time it was not enough.
+const GROW: i64 = 30;
+/// Transaction records shown on each side of a stop.
+const SHOWN: usize = 3;
+
+pub(super) struct Node<'a> {
+    span: Span<'a>,
+    /// How far its clock is ahead, in microseconds.
+    ahead: i64,
+    choice: Option<Choice<'a>>,
+    look_back: i64,
+    look_on: i64,
+    /// First and last segment looked at.
+    seen: (u64, u64),
+}
+
+/// Why a node has no position for the request.
+type Start = Result<Lsn, String>;
+
+impl<'a> Node<'a> {
+    pub(super) fn new(line: Line<'a>, pretended: i64, ahead: i64) -> Self {
+        let seen = (line.last, line.last);
+        let span = Span::new(line, pretended);
+        Node { span, ahead, choice: None, look_back: LOOK_MICROS, look_on: LOOK_MICROS, seen }
+    }
+
+    pub(super) fn name(&self) -> &'a NodeName {
+        self.span.line.node
+    }
+
+    /// Returns whether WAL is missing after what is looked at.
+    pub(super) fn is_before_gap(&self) -> bool {
+        self.span.line.is_before_gap
+    }
+
+    /// Returns the newest archived time stamp, in true time.
+    pub(super) async fn newest_time(&mut self) -> Result<Option<Moment>, Error> {
+        Ok(self.span.newest_time().await?.map(|time| time.plus_micros(self.ahead.saturating_neg())))
+    }
+
+    /// Chooses the best backup that is consistent at or before `stop`; returns whether there is one.
+    pub(super) fn choose(&mut self, stop: Lsn) -> bool {
+        self.choice = choose::newest_at(&self.span.line, stop);
+        self.choice.is_some()
+    }
+
+    /// Goes to the WAL before the last gap; returns whether there is any.
+    fn step_back(&mut self) -> bool {
+        self.span.step_back()
+    }
+
+    /// Returns the position of the first record after `time`, where a backup lies before it.
+    pub(super) async fn start_at(&mut self, time: Moment) -> Result<Start, Error> {
+        let own = time.plus_micros(self.ahead);
+        loop {
+            let start = self.position_by_own_clock(own).await?;
+            if start == Lsn::MAX && self.is_before_gap() {
+                return Ok(Err(format!("WAL of node {} is missing there", self.name())));
+            }
+            if self.choose(start) {
+                return Ok(Ok(start));
+            }
+            if !self.step_back() {
+                return Ok(Err(format!("node {} has no backup that was finished by then", self.name())));
+            }
+        }
+    }
+
+    pub(super) async fn position_by_own_clock(&mut self, time: Moment) -> Result<Lsn, Error> {
+        let boundary = self.span.first_after(self.span.line.first, time).await?;
+        self.span.position_after(boundary, time).await
+    }
+
+    pub(super) fn start_latest(&mut self) -> Result<Start, Error> {
+        while !self.choose(Lsn::MAX) {
+            if !self.step_back() {
+                return Ok(Err(format!("node {} has no backup", self.name())));
+            }
+        }
+        Ok(Ok(Lsn::MAX))
+    }
+
+    pub(super) fn start_earliest(&mut self) -> Result<Start, Error> {
+        while self.step_back() {}
+        loop {
+            self.choice = choose::oldest(&self.span.line);
+            match &self.choice {
+                Some(choice) => return Ok(Ok(choice.stop())),
+                None if self.span.step_on() => {}
+                None => return Ok(Err(format!("node {} has no backup", self.name()))),
+            }
+        }
+    }
+
+    /// Returns where the newest restore point of that name ends.
+    pub(super) async fn start_at_point(&mut self, name: &str) -> Result<Start, Error> {
+        loop {
+            for number in (self.span.line.first..=self.span.line.last).rev() {
+                let index = self.span.index(number).await?;
+                let found = index.events.iter().rev().find_map(|event| match &event.what {
+                    What::RestorePoint { name: its, .. } if its == name => Some(event.end),
+                    _ => None,
+                });
+                if let Some(end) = found {
+                    let why = || format!("node {} has no backup before it", self.span.line.node);
+                    return Ok(choose::newest_at(&self.span.line, end).map(|_| end).ok_or_else(why));
+                }
+            }
+            if !self.step_back() {
+                return Ok(Err(format!("node {} has no restore point of that name archived", self.name())));
+            }
+        }
+    }
+
+    /// Looks farther to one side; returns whether there is anything more.
+    pub(super) fn grow(&mut self, side: Side) -> bool {
+        let line = &self.span.line;
+        match side {
+            Side::Earlier if self.seen.0 > line.first => self.look_back = self.look_back.saturating_mul(GROW),
+            Side::Later if self.seen.1 < line.last => self.look_on = self.look_on.saturating_mul(GROW),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Returns what is known around `start`.
+    pub(super) async fn history(&mut self, start: Lsn) -> Result<NodeHistory, Error> {
+        let (lowest, last) = (self.span.line.first, self.span.line.last);
+        let at = self.span.line.number_of(start).clamp(lowest, last);
+        let mut known = self.span.index(at).await?.times;
+        let mut first = at;
+        while first > lowest {
+            first -= 1;
+            let times = self.span.index(first).await?.times;
+            known = known.or(times);
+            if times.zip(known).is_some_and(|(its, known)| known.min.micros_since(its.max) > self.look_back) {
+                break;
+            }
+        }
+        let mut end = at;
+        while end < last {
+            end += 1;
+            let times = self.span.index(end).await?.times;
+            known = known.or(times);
+            if times.zip(known).is_some_and(|(its, known)| its.min.micros_since(known.max) > self.look_on) {
+                break;
+            }
+        }
+        self.seen = (first, end);
+        self.span.history(first, end, self.choice.as_ref().map(|choice| choice.ends)).await
+    }
+
+    pub(super) async fn plan(&mut self, stop: Lsn, asked: Option<Moment>) -> Result<NodePlan, Error> {
+        let choice = self.choice.clone().ok_or_else(|| self.span.line.gap(self.span.line.first))?;
+        let (head, foot) = (&choice.ends.head, &choice.ends.foot);
+        let wal_end = self.span.end().await?;
+        let stop_before = self.span.goes_on(stop).await?.then_some(stop);
+        let reached = stop_before.unwrap_or(wal_end);
+        let Around { before, after } = self.span.around(reached, foot.stop_lsn, SHOWN).await?;
+        let line = &self.span.line;
+        let first = line.number_of(head.start_lsn);
+        // The record after the stop is read too: recovery must see it to stop before it.
+        let read_to =
+            after.first().filter(|_| stop_before.is_some()).map_or(reached, |next| next.lsn.max(reached));
+        let last = line.number_of(read_to).saturating_add(1).min(line.last);
+        let doc = &line.catalog.doc;
+        let last_included = before.last().cloned();
+        let before_target_micros = asked
+            .zip(last_included.as_ref())
+            .map(|(t, mark)| t.plus_micros(self.ahead).micros_since(mark.time));
+        Ok(NodePlan {
+            node: line.node.clone(),
+            group: doc.group,
+            system_identifier: doc.system_identifier.clone(),
+            postgres_version: doc.postgres_version,
+            segment_bytes: doc.segment_bytes,
+            backup: head.backup.clone(),
+            backup_start: head.start_lsn,
+            backup_stop: foot.stop_lsn,
+            backup_stopped_at: foot.stopped_at,
+            timeline: line.timeline_before(reached),
+            wal: line.ranges(first, last)?,
+            wal_end,
+            stop_before,
+            first_excluded: after.first().filter(|_| stop_before.is_some()).cloned(),
+            last_included,
+            before_target_micros,
+            clock_ahead_micros: self.ahead,
+            parameters: self.span.parameters(),
+            around: before.into_iter().chain(after).collect(),
+        })
+    }
+}
