@@ -13,6 +13,8 @@ mod e2e;
 mod errors;
 mod expire;
 mod fixtures;
+mod isolation;
+mod kills;
 mod node;
 mod plan;
 mod recorded;
