@@ -1,5 +1,5 @@
-//! The sidecar beside one node: archives its WAL, takes base backups on schedule, and records the
-//! cluster's shape where it is the coordinator.
+//! The sidecar beside one node: archives its WAL, takes base backups on schedule, has the zones
+//! repaired, and records the cluster's shape where it is the coordinator.
 //!
 //! lock -> the server's facts -> vault -> is this the node that the vault knows? -> all parts, until
 //! asked to stop or until one fails in a way that trying again cannot help
@@ -10,6 +10,7 @@ mod backups;
 mod error;
 mod identity;
 mod lock;
+mod repairs;
 pub mod status;
 mod topology;
 
@@ -31,7 +32,7 @@ use crate::node::{ConnectionOptions, NodeFacts, pgdata};
 use crate::retry::Backoff;
 use crate::vault::{Access, Vault};
 use crate::zones::ZoneSet;
-use status::{AgentStatus, BackupLine, TopologyLine, ZoneLine};
+use status::{AgentStatus, BackupLine, RepairLine, TopologyLine, ZoneLine};
 
 pub use error::Error;
 
@@ -52,6 +53,7 @@ struct Board {
     archive: watch::Receiver<archive::Status>,
     backup: watch::Receiver<BackupLine>,
     topology: watch::Receiver<Option<TopologyLine>>,
+    repair: watch::Receiver<RepairLine>,
 }
 
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -72,13 +74,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let (tell_archive, archive) = watch::channel(archive::Status::default());
     let (tell_backup, backup) = watch::channel(BackupLine::default());
     let (tell_topology, topology) = watch::channel(None);
+    let (tell_repair, repair) = watch::channel(RepairLine::default());
     let state_dir = post.settings.state_dir.clone();
-    let board = Board { state_dir, started_at, archive: archive.clone(), backup, topology };
+    let board = Board { state_dir, started_at, archive: archive.clone(), backup, topology, repair };
     // All but the archiver may be dropped at any moment.
     let beside = async {
         tokio::join!(
             topology::record(post.clone(), tell_topology),
             backups::take(post.clone(), archive, tell_backup, shutdown.clone()),
+            repairs::keep(post.clone(), tell_repair),
             board.keep(&post),
         );
     };
@@ -175,6 +179,7 @@ impl Board {
             damage: post.vault.damage().len() as u64,
             backup: self.backup.borrow().clone(),
             topology: self.topology.borrow().clone(),
+            repair: self.repair.borrow().clone(),
         };
         if let Err(error) = status::write(&self.state_dir, &status) {
             tracing::warn!(%error, folder = %self.state_dir.display(), "the status file cannot be written");

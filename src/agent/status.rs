@@ -31,6 +31,8 @@ pub struct AgentStatus {
     pub damage: u64,
     pub backup: BackupLine,
     pub topology: Option<TopologyLine>,
+    #[serde(default)]
+    pub repair: RepairLine,
 }
 
 /// How a zone did when this agent last used it.
@@ -57,6 +59,16 @@ pub struct BackupLine {
 pub struct TopologyLine {
     pub recorded_at: Moment,
     pub nodes: usize,
+}
+
+/// What repairing the zones did since the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairLine {
+    pub last_at: Option<Moment>,
+    pub copied: u64,
+    /// Damaged copies.
+    pub replaced: u64,
+    pub last_error: Option<Mishap>,
 }
 
 impl Document for AgentStatus {
@@ -117,6 +129,7 @@ mod tests {
             damage: 0,
             backup: BackupLine::default(),
             topology: None,
+            repair: RepairLine::default(),
         };
         write(folder.path(), &status).unwrap();
         assert_eq!(read(folder.path()).unwrap(), Some(status));
