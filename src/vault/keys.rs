@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::layout::folder;
 use super::{Access, Error, ObjectName, Vault};
-use crate::seal::{self, EpochKey, KeyId, KeyRing};
+use crate::seal::{EpochKey, KeyId, KeyRing};
 use crate::zones::Fault;
 
 impl Vault {
@@ -40,6 +40,9 @@ impl Vault {
             (None, Access::Write) => self.first_key(),
         };
         if self.0.access == Access::Write {
+            for key in self.damaged_objects() {
+                self.mend_copies(&key, &self.0.zones.names()).await?;
+            }
             // Nothing may be sealed under a key that only one zone holds, as after a crash of its maker.
             self.0.zones.put(&name, sealed).await?;
         }
@@ -83,13 +86,12 @@ impl Vault {
     }
 
     async fn read_key(&self, name: &str) -> Result<(EpochKey, Bytes), Error> {
-        let mut copies = self.0.zones.copies(name);
+        let mut copies = self.0.zones.copies(name, None);
         loop {
-            let (zone, sealed) = copies.next(None).await?;
+            let (zone, sealed) = copies.next().await?;
             match EpochKey::unwrap(&self.0.master, name, &sealed) {
                 Ok(key) if ends_in(name, &key) => return Ok((key, sealed)),
                 Ok(_) => copies.refuse(&zone, Fault::Damaged("it holds another epoch's key".into())),
-                Err(error @ seal::Error::Version { .. }) => return Err(error.into()),
                 Err(error) => {
                     self.note_damage(name, &zone, &error.to_string());
                     copies.refuse(&zone, Fault::Damaged(error.to_string()));

@@ -161,10 +161,10 @@ impl Vault {
         open: impl Fn(&KeyRing, &Bytes) -> Result<T, seal::Error> + Send + Sync + 'static,
     ) -> Result<T, Error> {
         let open = Arc::new(open);
-        let mut copies = self.0.zones.copies(path);
+        let mut copies = self.0.zones.copies(path, range);
         let mut refreshed = false;
         loop {
-            let (zone, bytes) = copies.next(range.clone()).await?;
+            let (zone, bytes) = copies.next().await?;
             loop {
                 let (ring, bytes, open) = (self.ring(), bytes.clone(), open.clone());
                 match off_thread(move || Ok(open(&ring, &bytes))).await? {

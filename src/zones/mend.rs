@@ -6,7 +6,7 @@ use super::ZoneSet;
 use super::fault::Fault;
 use super::list::ZoneMask;
 use super::store::Created;
-use super::zone::Zone;
+use super::zone::{Begun, Zone};
 use crate::ids::ZoneName;
 
 /// How adding an object to one zone went.
@@ -32,7 +32,7 @@ impl ZoneSet {
 
     /// Reads the copy of one zone.
     pub async fn get_from(&self, zone: &ZoneName, name: &str) -> Result<Bytes, Fault> {
-        self.zone(zone)?.get(name, None).await
+        self.zone(zone)?.get(name, None, Begun::default()).await
     }
 
     /// Creates an object in one zone.
@@ -41,7 +41,7 @@ impl ZoneSet {
         let permit = zone.write_permit(bytes.len()).await?;
         let added = match zone.create(permit, name, bytes.clone()).await? {
             Created::New => Added::New,
-            Created::Exists if zone.get(name, None).await? == bytes => {
+            Created::Exists if zone.get(name, None, Begun::default()).await? == bytes => {
                 zone.confirm(name).await?;
                 Added::Same
             }

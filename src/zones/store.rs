@@ -19,6 +19,7 @@ use url::Url;
 use super::fault::{Error, Fault};
 use super::folder::{Folder, State};
 use super::options::ZoneOptions;
+use super::zone::Begun;
 
 /// A zone that sends nothing for so long has failed.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
@@ -144,13 +145,19 @@ impl Store {
     }
 
     /// Reads an object or a part of it.
-    pub(super) async fn get(&self, name: &str, range: Option<GetRange>) -> Result<Bytes, Fault> {
+    pub(super) async fn get(
+        &self,
+        name: &str,
+        range: Option<GetRange>,
+        begun: &Begun,
+    ) -> Result<Bytes, Fault> {
         let store = self.reach().await?;
         let options = GetOptions { range, ..GetOptions::default() };
         let answer = match quickly(store.get_opts(&self.path(name), options)).await {
             Err(Fault::NotFound) => return Err(self.absence().await),
             answer => answer?,
         };
+        begun.note();
         let length = answer.range.end.saturating_sub(answer.range.start);
         if length > OBJECT_BYTES_MAX {
             return Err(Fault::Huge(length));

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::ZoneSet;
 use super::fault::{Error, Failure, Fault};
 use super::store::Created;
-use super::zone::Zone;
+use super::zone::{Begun, Zone};
 use crate::class::Class;
 use crate::retry::Backoff;
 
@@ -226,7 +226,7 @@ impl Job {
 
     /// An object of that name exists: ours, after a lost reply or a crash, or another's.
     async fn compare(&self, zone: &Zone) -> Result<Created, Stop> {
-        let found = zone.get(&self.name, None).await.map_err(Stop::Fault)?;
+        let found = zone.get(&self.name, None, Begun::default()).await.map_err(Stop::Fault)?;
         let (judge, its_name) = (self.judge.clone(), zone.name.clone());
         let verdict = tokio::task::spawn_blocking(move || judge(&its_name, &found)).await;
         match verdict {

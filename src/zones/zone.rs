@@ -1,6 +1,7 @@
 //! One zone: its store, how it does, what it missed, and how much is under way to it.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use object_store::{GetRange, ObjectMeta};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::fault::Fault;
 use super::folder::State;
@@ -28,6 +30,7 @@ const READS_AT_ONCE: usize = 32;
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 const SLOWEST_BYTES_PER_SECOND: u64 = 1 << 20;
 const READ_LIMIT: Duration = Duration::from_secs(600);
+const SLOW_FOR: Duration = Duration::from_secs(30);
 /// Names of missed objects that are remembered; beyond that, comparing lists finds them.
 const MISSED_MAX: usize = 100_000;
 
@@ -52,10 +55,26 @@ pub struct ZoneStatus {
     pub missed: usize,
 }
 
+/// Says whether a read has begun to be answered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Begun(Arc<AtomicBool>);
+
+impl Begun {
+    pub(super) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 #[derive(Debug)]
 struct Health {
     failing_since: Option<Moment>,
     last_error: Option<String>,
+    /// Reads go to other zones first until then.
+    slow_until: Option<Instant>,
     /// While it fails: when it may be tried again.
     next_try: Instant,
     backoff: Backoff,
@@ -71,6 +90,7 @@ impl Zone {
             health: Mutex::new(Health {
                 failing_since: None,
                 last_error: None,
+                slow_until: None,
                 next_try: Instant::now(),
                 backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             }),
@@ -96,8 +116,19 @@ impl Zone {
         }
     }
 
-    pub(super) fn is_well(&self) -> bool {
-        self.health().failing_since.is_none()
+    /// Returns how little a read should begin here: zones that fail last, slow ones before those.
+    pub(super) fn reluctance(&self) -> u8 {
+        let health = self.health();
+        match (health.failing_since, health.slow_until) {
+            (Some(_), _) => 2,
+            (None, Some(until)) if until > Instant::now() => 1,
+            _ => 0,
+        }
+    }
+
+    /// Remembers that others were asked because this zone did not begin to answer.
+    pub(super) fn note_slow(&self) {
+        self.health().slow_until = Some(Instant::now() + SLOW_FOR);
     }
 
     /// Returns whether a write should go here now: the zone works, or it is time to try it again (and
@@ -162,19 +193,19 @@ impl Zone {
         limit: Duration,
         work: impl Future<Output = Result<T, Fault>> + Send + 'static,
     ) -> Result<T, Fault> {
-        let mut task = tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let result = work.await;
             drop(permit);
             result
         });
-        let result = match tokio::time::timeout(limit, &mut task).await {
+        let joined = if self.store.can_abort() {
+            tokio::time::timeout(limit, AbortOnDropHandle::new(task)).await
+        } else {
+            tokio::time::timeout(limit, task).await
+        };
+        let result = match joined {
             Ok(joined) => joined.unwrap_or(Err(Fault::Stopped)),
-            Err(_) => {
-                if self.store.can_abort() {
-                    task.abort();
-                }
-                Err(Fault::Slow(limit))
-            }
+            Err(_) => Err(Fault::Slow(limit)),
         };
         self.note(&result);
         result
@@ -251,11 +282,16 @@ impl Zone {
         self.run(permit, WRITE_LIMIT, async move { store.delete(&name).await }).await
     }
 
-    pub(super) async fn get(&self, name: &str, range: Option<GetRange>) -> Result<Bytes, Fault> {
+    pub(super) async fn get(
+        &self,
+        name: &str,
+        range: Option<GetRange>,
+        begun: Begun,
+    ) -> Result<Bytes, Fault> {
         let permit = self.read_permit().await?;
         let (store, name) = (self.store.clone(), name.to_owned());
         let limit = if self.store.can_abort() { READ_LIMIT } else { 6 * SILENCE };
-        self.run(permit, limit, async move { store.get(&name, range).await }).await
+        self.run(permit, limit, async move { store.get(&name, range, &begun).await }).await
     }
 
     pub(super) async fn size(&self, name: &str) -> Result<u64, Fault> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use pitrus::ids::{BackupId, NodeName};
+use pitrus::ids::{BackupId, ClusterName, NodeName};
 use pitrus::manifest::backup::{Entry, Extent, Foot, Head, Kind};
 use pitrus::repair::{self, RepairReport};
 use pitrus::seal::MasterKey;
@@ -46,7 +46,15 @@ impl Place {
 
     /// Opens it as a process does that just started.
     pub(crate) async fn open(&self, access: Access) -> Result<Vault, pitrus::vault::Error> {
-        Vault::open(self.zones(), self.master.clone(), "shop".parse().unwrap(), access).await
+        self.open_as(&"shop".parse().unwrap(), access).await
+    }
+
+    pub(crate) async fn open_as(
+        &self,
+        cluster: &ClusterName,
+        access: Access,
+    ) -> Result<Vault, pitrus::vault::Error> {
+        Vault::open(self.zones(), self.master.clone(), cluster.clone(), access).await
     }
 
     /// Takes a zone's disk away.
@@ -254,7 +262,8 @@ async fn what_was_deleted_while_a_zone_was_away_does_not_come_back() {
     assert_eq!((copied(&report, "a"), copied(&report, "b"), copied(&report, "c")), (0, 0, 2), "tombstones");
     let names: Vec<String> =
         tree(&place.zone("c")).iter().map(|(path, _)| path.display().to_string()).collect();
-    for gone in ["b3", "b1/manifest", "000000000003", "000000000004", "000000000005.part"] {
+    for gone in ["backups/b3", "packs/b3", "b1/manifest", "000000000003", "000000000004", "000000000005.part"]
+    {
         assert!(
             !names.iter().any(|name| name.contains(gone) && !name.ends_with("gone")),
             "{gone}: {names:?}"
