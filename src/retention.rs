@@ -124,7 +124,7 @@ impl Holdings {
 }
 
 /// Returns whether `segments` hold all WAL of `timeline` in `from..to`.
-pub fn covers(segments: &[Segment], segment_bytes: u32, timeline: TimelineId, from: Lsn, to: Lsn) -> bool {
+fn covers(segments: &[Segment], segment_bytes: u32, timeline: TimelineId, from: Lsn, to: Lsn) -> bool {
     let bytes = segment_bytes.max(1);
     let mut reached = from;
     let mut own: Vec<&Segment> = segments.iter().filter(|s| s.timeline == timeline).collect();

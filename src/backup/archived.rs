@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Error;
+use crate::class::{Class, Classified};
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::timeline::TimelineId;
@@ -28,7 +29,14 @@ impl Needed {
         let mut held = self.from;
         let mut moved = Instant::now();
         loop {
-            let now = self.held(vault, held).await?;
+            let now = match self.held(vault, held).await {
+                // Zones that do not answer now are waited for as an agent is.
+                Err(error) if error.class() == Class::Transient && moved.elapsed() < patience => {
+                    tracing::warn!(%error, "the zones do not tell how far WAL is held");
+                    held
+                }
+                asked => asked?,
+            };
             if now >= self.to {
                 return Ok(());
             }

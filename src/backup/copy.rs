@@ -7,7 +7,9 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::task::JoinHandle;
 
@@ -15,9 +17,11 @@ use super::scan::Found;
 use super::source::Queue;
 use super::worker::{self, Findings, SealedPack, Shared};
 use super::{Error, Progress};
+use crate::class::{Class, Classified};
 use crate::ids::{BackupId, NodeName};
 use crate::lsn::Lsn;
 use crate::manifest::backup::Entry;
+use crate::retry::Backoff;
 use crate::seal::Sealer;
 use crate::vault::{self, ObjectName, Vault};
 
@@ -26,6 +30,8 @@ const UPLOADS: usize = 2;
 /// All packs in memory together, in bytes.
 const PACKS_BYTES: usize = 128 << 20;
 const PACK_BYTES_MAX: usize = 32 << 20;
+/// How long zones may fail to answer before the backup is given up.
+const STORE_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Everything that copying files takes.
 #[derive(Clone)]
@@ -133,8 +139,26 @@ impl Copier {
     }
 
     async fn put(&self, pack: SealedPack) -> Result<(), Error> {
-        let put = self.vault.put_sealed(&self.name(pack.number), pack.bytes).await;
-        put.map(drop).map_err(|source| stored(pack.number, source))
+        let put = store(&self.vault, &self.name(pack.number), pack.bytes).await;
+        put.map_err(|source| stored(pack.number, source))
+    }
+}
+
+/// Stores a sealed object; while the zones do not answer, tries again for a few minutes. The same bytes
+/// each time, so that a lost reply does no harm.
+pub(super) async fn store(vault: &Vault, name: &ObjectName, sealed: Bytes) -> Result<(), vault::Error> {
+    let began = tokio::time::Instant::now();
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
+    loop {
+        let error = match vault.put_sealed(name, sealed.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if error.class() != Class::Transient || began.elapsed() > STORE_PATIENCE {
+            return Err(error);
+        }
+        tracing::warn!(object = vault.path(name), %error, "not stored yet");
+        tokio::time::sleep(backoff.wait()).await;
     }
 }
 

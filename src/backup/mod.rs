@@ -187,7 +187,11 @@ impl Job<'_> {
             packs: Vec::new(),
         };
         let (files, bytes) = stored.written.counted();
-        stored.written.finish(&foot).await?;
+        let (bad_pages, bad_pages_more) = (foot.bad_pages.clone(), foot.bad_pages_more);
+        let sealed = stored.written.seal(foot).await?;
+        let name = ObjectName::Manifest { node: self.options.node.clone(), backup: self.backup.clone() };
+        let put = copy::store(self.vault, &name, sealed).await;
+        put.map_err(|source| Error::Store { what: "the manifest".to_owned(), source })?;
         tracing::info!(
             node = %self.options.node, backup = %self.backup, %start, %stop, files, bytes,
             timeline = %facts.timeline, "backup finished"
@@ -201,8 +205,8 @@ impl Job<'_> {
             files,
             bytes,
             stored: stored.copied.stored,
-            bad_pages: foot.bad_pages,
-            bad_pages_more: foot.bad_pages_more,
+            bad_pages,
+            bad_pages_more,
             left_out: stored.left_out,
         })
     }

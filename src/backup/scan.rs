@@ -115,11 +115,12 @@ impl Scan<'_> {
     /// Takes in a tablespace: of what lies there only the folder of this server's version.
     fn tablespace(&mut self, oid: u32, location: &Path) -> Result<(), Error> {
         let root = format!("pg_tblspc/{oid}");
-        let Some(metadata) = there(location, fs::metadata(location))? else { return Ok(()) };
+        let place = self.data.join(&root);
+        let Some(metadata) = there(&place, fs::metadata(&place))? else { return Ok(()) };
         self.found.folders.push(Folder { path: root.clone(), mode: permissions(&metadata) });
         let location = location.to_str().ok_or_else(|| Error::Name { path: location.to_owned() })?;
         self.found.tablespaces.push(Tablespace { oid, location: location.to_owned() });
-        for name in names(&self.data.join(&root))?.unwrap_or_default() {
+        for name in names(&place)?.unwrap_or_default() {
             if name.starts_with(TABLESPACE_VERSION) {
                 self.take(format!("{root}/{name}"))?;
             }

@@ -3,6 +3,7 @@
 
 use std::sync::mpsc;
 
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::Error;
@@ -51,9 +52,10 @@ impl Written {
         self.0.counted()
     }
 
-    /// Ends the manifest and stores it: from now on the backup exists.
-    pub(super) async fn finish(self, foot: &Foot) -> Result<(), Error> {
-        self.0.finish(foot).await.map(drop).map_err(stored)
+    /// Ends the manifest.
+    pub(super) async fn seal(self, foot: Foot) -> Result<Bytes, Error> {
+        let sealing = tokio::task::spawn_blocking(move || self.0.seal(&foot));
+        sealing.await.map_err(|_| Error::Ended)?.map_err(stored)
     }
 }
 

@@ -83,7 +83,7 @@ pub enum Kind {
     },
 }
 
-/// Bytes of a file: a part of one sealed chunk of a pack.
+/// Bytes of a file: a part of one sealed chunk of a pack, never the pack's last (which is empty).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Extent {
     /// The pack: `<backup>/<number>`; only the number where the backup is this manifest's own.

@@ -1,5 +1,6 @@
 //! Manifests of backups: sealed block by block, and read by their ends alone where that is enough.
 
+use bytes::Bytes;
 use object_store::GetRange;
 
 use super::objects::{Stored, off_thread};
@@ -132,11 +133,17 @@ impl ManifestSealer {
     }
 
     /// Ends the manifest and stores it: from now on the backup exists.
-    pub async fn finish(mut self, foot: &Foot) -> Result<Stored, Error> {
+    pub async fn finish(self, foot: &Foot) -> Result<Stored, Error> {
+        let (vault, name) = (self.vault.clone(), self.name.clone());
+        vault.put_sealed(&name, self.seal(foot)?).await
+    }
+
+    /// Ends the manifest; the backup exists once these bytes are stored under its name.
+    pub fn seal(mut self, foot: &Foot) -> Result<Bytes, Error> {
         let mut blocks = self.writer.finish(foot).into_iter().peekable();
         while let Some(block) = blocks.next() {
             self.sealer.chunk(&block, blocks.peek().is_none())?;
         }
-        self.vault.put_sealed(&self.name, self.sealer.finish()?).await
+        Ok(self.sealer.finish()?)
     }
 }

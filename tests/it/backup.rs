@@ -205,3 +205,44 @@ async fn what_is_given_up_leaves_nothing_behind() {
     assert_eq!(own.objects.len(), 1);
     site.end().await;
 }
+
+/// Prints how fast a backup is and what it takes. The archiver runs in the same process.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute, and prints figures only"]
+async fn figures() {
+    let options = ServerOptions::named("one").set("max_wal_size", "4GB").set("wal_keep_size", "4GB");
+    let mut site = Site::start(options).await;
+    site.pgbench(&["-i", "-q", "-s", "60", "postgres"]).status().unwrap();
+    let mixed = "create table mixed as select gen_random_uuid(), md5(n::text), n, now() from generate_series(1, 5000000) n";
+    site.server.run("postgres", mixed).await.unwrap();
+    site.server.run("postgres", "checkpoint").await.unwrap();
+    site.archive_all().await;
+    for (level, threads) in [(1, 1), (1, 2), (3, 2), (1, 8)] {
+        let options = backup::BackupOptions { level, threads, ..site.options() };
+        let (cpu, began) = (cpu_seconds(), std::time::Instant::now());
+        let report = backup::run(&options, &site.vault, &site.connection, Arc::new(Silent)).await.unwrap();
+        let (wall, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        eprintln!(
+            "level {level}, {threads} threads: {:.0} MB in {wall:.1} s ({:.0} MB/s), cpu {cpu:.1} s, stored {:.0} MB, peak {}",
+            megabytes(report.bytes),
+            megabytes(report.bytes) / wall,
+            megabytes(report.stored),
+            status("VmHWM"),
+        );
+    }
+    site.end().await;
+}
+
+fn status(name: &str) -> String {
+    let text = fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+}
+
+/// User and system time of this process, in seconds.
+fn cpu_seconds() -> f64 {
+    let text = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
