@@ -81,7 +81,7 @@ async fn every_file_is_the_servers_own() {
     site.server.run("postgres", rows).await.unwrap();
     site.server.run("postgres", "vacuum t").await.unwrap();
     let large = site.server.data.join("large.bin");
-    fs::write(&large, noise(70 << 20)).unwrap();
+    fs::write(&large, noise(70)).unwrap();
     let report = site.backup().await.unwrap();
     site.server.stop(Stop::Immediate).unwrap();
     let target = site.folder.folder("copy").unwrap();
@@ -114,16 +114,22 @@ fn file_modes_on_disk<'a>(server: &Server, copy: &'a Fetched) -> BTreeMap<&'a st
     copy.entries.iter().map(|entry| (entry.path.as_str(), mode(&server.data.join(&entry.path)))).collect()
 }
 
-/// Bytes that do not compress.
-fn noise(length: usize) -> Vec<u8> {
+/// Mebibytes that do not compress, each beginning with its number.
+fn noise(mebibytes: u32) -> Vec<u8> {
     let mut state = 88_172_645_463_325_252_u64;
-    let mut next = || {
+    let mut block = vec![0; 1 << 20];
+    for word in block.chunks_exact_mut(8) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..length / 8).flat_map(|_| next()).collect()
+        word.copy_from_slice(&state.to_le_bytes());
+    }
+    let mut all = Vec::with_capacity(block.len() * mebibytes as usize);
+    for number in 0..mebibytes {
+        block[..4].copy_from_slice(&number.to_le_bytes());
+        all.extend_from_slice(&block);
+    }
+    all
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +190,7 @@ async fn what_is_given_up_leaves_nothing_behind() {
         return;
     }
     let site = Site::start(ServerOptions::named("one")).await;
-    fs::write(site.server.data.join("large.bin"), noise(300 << 20)).unwrap();
+    fs::write(site.server.data.join("large.bin"), noise(300)).unwrap();
     // Dropped in the middle, as an agent does that is told to stop.
     for after_ms in [30, 300, 600] {
         let _ = tokio::time::timeout(Duration::from_millis(after_ms), site.backup()).await;
