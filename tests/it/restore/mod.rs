@@ -1,5 +1,6 @@
 //! Restores on real servers: to the record, settled, readdressed, closed, and able to go on after a crash.
 
+mod beside;
 mod copies;
 
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ const SEGMENT: u32 = 1 << 24;
 const GID: &str = "citus_0_7777_8_1";
 const LOST: &str = "citus_0_7777_9_1";
 
-/// A destroyed cluster: its copies, the plan to come back, and what has to be there.
+/// A cluster's copies, the plan to come back, and what has to be there.
 struct Gone {
     copies: Copies,
     plan: Plan,
@@ -37,8 +38,14 @@ struct Gone {
     ports: Vec<u16>,
 }
 
-/// Makes a cluster, copies it, does transfers, notes where it stands, does more, and destroys it.
 async fn gone(folder: &Arc<Folder>, kind: Kind) -> Gone {
+    let (mut cluster, gone) = copied(folder, kind).await;
+    cluster.destroy().unwrap();
+    gone
+}
+
+/// Makes a cluster, copies it, does transfers, notes where it stands, and does more.
+async fn copied(folder: &Arc<Folder>, kind: Kind) -> (Cluster, Gone) {
     let mut options = ClusterOptions::of(kind);
     let to = folder.folder("archive").unwrap();
     NODES.iter().for_each(|name| drop(archive(folder, name)));
@@ -47,7 +54,15 @@ async fn gone(folder: &Arc<Folder>, kind: Kind) -> Gone {
     for (name, value) in [("archive_mode", "on"), ("archive_command", &command), ("work_mem", "5MB")] {
         options.settings.push((name.to_owned(), value.to_owned()));
     }
-    let mut cluster = Cluster::start(folder, &options).await.unwrap();
+    if kind == Kind::Citus {
+        // So that nothing but its clients makes its nodes talk.
+        for name in
+            ["recover_2pc_interval", "distributed_deadlock_detection_factor", "defer_shard_delete_interval"]
+        {
+            options.settings.push((format!("citus.{name}"), "-1".to_owned()));
+        }
+    }
+    let cluster = Cluster::start(folder, &options).await.unwrap();
     let bank = Bank::open(&cluster, 200).await.unwrap();
     let worker = &cluster.nodes[1];
     let side = folder.folder("worker1/side").unwrap();
@@ -80,10 +95,10 @@ async fn gone(folder: &Arc<Folder>, kind: Kind) -> Gone {
         archived(node, folder, stops.iter().max().unwrap()).await;
     }
     let ports = cluster.nodes.iter().map(|node| node.port).collect();
-    cluster.destroy().unwrap();
     let nodes = (0..3).map(|n| node_plan(n, stops[n], inside[n], Some(outside[n]))).collect();
     let settle = vec![order(outside[1].0, GID, Action::Commit), order(lost, LOST, Action::AsCatalogue)];
-    Gone { copies: Copies(Arc::new(copies)), plan: plan(kind, nodes, settle), bank, truth, at, ports }
+    let plan = plan(kind, nodes, settle);
+    (cluster, Gone { copies: Copies(Arc::new(copies)), plan, bank, truth, at, ports })
 }
 
 async fn transfers(cluster: &Cluster, bank: &Bank, run: i64) -> Truth {
