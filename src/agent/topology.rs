@@ -15,6 +15,8 @@ use crate::vault::ObjectName;
 use crate::{archive, clock};
 
 const POLL_EVERY: Duration = Duration::from_secs(10);
+/// A worker may become a coordinator, but not often.
+const POLL_ELSEWHERE_EVERY: Duration = Duration::from_secs(60);
 const COORDINATOR: GroupId = GroupId(0);
 /// zstd level: documents are small and many are alike.
 const LEVEL: i32 = 3;
@@ -23,8 +25,10 @@ const LEVEL: i32 = 3;
 pub(super) async fn record(post: Post, tell: watch::Sender<Option<TopologyLine>>) {
     let mut recorded: Option<TopologyDoc> = None;
     loop {
+        let mut wait = POLL_EVERY;
         match once(&post, &mut recorded).await {
-            Ok(()) => {
+            Ok(false) => wait = POLL_ELSEWHERE_EVERY,
+            Ok(true) => {
                 let line = |doc: &TopologyDoc| TopologyLine {
                     recorded_at: doc.recorded_at,
                     nodes: nodes(&doc.databases),
@@ -36,21 +40,22 @@ pub(super) async fn record(post: Post, tell: watch::Sender<Option<TopologyLine>>
                 tracing::warn!(error = %why, "the cluster's topology could not be recorded");
             }
         }
-        sleep(POLL_EVERY).await;
+        sleep(wait).await;
     }
 }
 
-async fn once(post: &Post, recorded: &mut Option<TopologyDoc>) -> Result<(), Error> {
+/// Records once; returns whether this is the coordinator.
+async fn once(post: &Post, recorded: &mut Option<TopologyDoc>) -> Result<bool, Error> {
     let groups = topology::local_groups(&post.connection).await?;
     if !groups.iter().any(|(_, group)| *group == COORDINATOR) {
-        return Ok(());
+        return Ok(false);
     }
     let databases = topology::read(&post.connection).await?;
     if recorded.is_none() {
         *recorded = newest(post).await?;
     }
     if recorded.as_ref().is_some_and(|doc| doc.databases == databases) {
-        return Ok(());
+        return Ok(true);
     }
     let doc = TopologyDoc {
         version: TopologyDoc::VERSION,
@@ -63,7 +68,7 @@ async fn once(post: &Post, recorded: &mut Option<TopologyDoc>) -> Result<(), Err
     post.vault.put(&name, manifest::to_bytes(&doc).into(), LEVEL).await?;
     tracing::info!(nodes = nodes(&doc.databases), "recorded the cluster's topology");
     *recorded = Some(doc);
-    Ok(())
+    Ok(true)
 }
 
 /// Returns the newest document that the vault has.

@@ -388,6 +388,44 @@ async fn while_the_zones_are_away_the_server_keeps_its_wal() {
     archiver.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_the_server_gave_up_is_made_anew_and_the_gap_told() {
+    if !world::can_run("a_slot_that_the_server_gave_up_is_made_anew_and_the_gap_told") {
+        return;
+    }
+    let folder = Arc::new(Folder::new().unwrap());
+    let options =
+        small("one").set("wal_keep_size", "0").set("max_wal_size", "4MB").set("min_wal_size", "2MB");
+    let server = server_with_table(&folder, &options.set("max_slot_wal_keep_size", "4MB")).await;
+    let vault = vault(&folder).await;
+    let mut archiver = Archiver::start(&server, &vault).await;
+    write(&server, 1000).await;
+    let end = flushed(&server).await;
+    archiver.until("all is archived", |s| s.archived >= end).await;
+
+    zones_away(&folder, true);
+    for _ in 0..20 {
+        write(&server, 60_000).await;
+    }
+    server.run("postgres", "select pg_switch_wal()").await.unwrap();
+    server.run("postgres", "checkpoint").await.unwrap();
+    zones_away(&folder, false);
+    write(&server, 30_000).await;
+    let end = flushed(&server).await;
+    let after = archiver.until("goes on after the gap", |s| s.archived >= end && s.connected).await;
+    archiver.stop().await;
+    // The server may give the slot up more than once before we have caught up.
+    assert!(!after.gaps.is_empty(), "{after:?}");
+    let whole = complete(&vault, 1).await;
+    for gap in &after.gaps {
+        assert!(gap.from < gap.to && gap.to <= end, "{gap}");
+        let lost = gap.from.segment(SEGMENT)..gap.to.segment(SEGMENT);
+        assert!(!whole.iter().any(|number| lost.contains(number)), "{whole:?} {gap}");
+    }
+    let last = after.gaps[after.gaps.len() - 1];
+    assert!((last.to.segment(SEGMENT)..end.segment(SEGMENT)).all(|number| whole.contains(&number)));
+}
+
 /// Takes two of the three zones away, or brings them back.
 fn zones_away(folder: &Folder, away: bool) {
     for zone in ["a", "c"] {
