@@ -14,6 +14,7 @@ mod e2e;
 mod errors;
 mod expire;
 mod fixtures;
+mod formats;
 mod isolation;
 mod kills;
 mod node;
