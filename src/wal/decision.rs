@@ -2,6 +2,9 @@
 //! shape of the tuple in any heap INSERT, because the table's file differs by database and changes with
 //! VACUUM FULL, TRUNCATE and upgrades.
 //!
+//! Citus inserts each row by itself (`LogTransactionRecord` calls `CatalogTupleInsert`), so a decision is
+//! never in a MULTI_INSERT: those are copies of old rows, such as COPY makes, and decide nothing.
+//!
 //! Layout: PostgreSQL `src/include/access/heapam_xlog.h` (`xl_heap_insert`, `xl_heap_header`),
 //! `src/include/access/htup_details.h`, `src/include/storage/bufpage.h`.
 

@@ -19,6 +19,8 @@ const IS_OVERWRITE: u16 = 8;
 /// `XLogRecordMaxSize` of PostgreSQL 16, the longest that allocation allowed before.
 const RECORD_BYTES_MAX: u32 = 1020 << 20;
 const XLOG_SWITCH: u8 = 0x40;
+/// No server comes here; up to here the sums below cannot overflow.
+const LAST: Lsn = Lsn(u64::MAX - (1 << 34));
 
 /// What [`Decoder::step`] found.
 #[derive(Debug)]
@@ -49,8 +51,22 @@ pub struct Decoder {
     previous: Option<Lsn>,
     timeline: Option<TimelineId>,
     ended: Option<(Lsn, &'static str)>,
+    /// The record at `at`, where it crosses pages that did not all come yet.
+    pieces: Option<Pieces>,
     /// The record put together from its pieces.
     whole: Vec<u8>,
+}
+
+/// How far the pages over which a record goes on were looked at: each once, as it comes, so that a
+/// record never finished is noticed at once and a long one costs no more than its length.
+#[derive(Clone, Copy, Debug)]
+struct Pieces {
+    record: Lsn,
+    raw_end: Lsn,
+    /// The first page not looked at.
+    page: Lsn,
+    /// Bytes of the record from there on.
+    left: u64,
 }
 
 enum Found {
@@ -84,6 +100,7 @@ impl Decoder {
             previous: None,
             timeline: None,
             ended: None,
+            pieces: None,
             whole: Vec::new(),
         }
     }
@@ -159,6 +176,9 @@ impl Decoder {
 
     /// Looks at `at`: steps over a page header, or finds a record's bytes.
     fn find(&mut self) -> Result<Found, Error> {
+        if self.at > LAST {
+            return Ok(Found::End("no position that a server reaches"));
+        }
         if self.at.0.is_multiple_of(PAGE) {
             return self.open_page();
         }
@@ -172,29 +192,42 @@ impl Decoder {
         if (length as usize) < HEADER_BYTES || length > RECORD_BYTES_MAX {
             return Ok(Found::End("a record of impossible length"));
         }
-        let raw_end = self.raw_end(self.at, u64::from(length));
-        let end = Lsn(raw_end.0.next_multiple_of(8));
-        if self.fed_to() < raw_end {
-            self.wanted = self.next_stop(raw_end);
-            // Pages that came already may tell that the record was never finished.
-            return self.check_pieces(length, self.fed_to());
+        if u64::from(length) > PAGE - self.at.0 % PAGE {
+            return self.find_across_pages(length);
         }
-        if self.at.0 / PAGE == (raw_end.0 - 1) / PAGE {
-            return Ok(self.check_chain(from).unwrap_or(Found::Here { from, len: length as usize, end }));
+        let end = self.at.plus(u64::from(length));
+        if self.fed_to() < end {
+            self.wanted = end;
+            return Ok(Found::NeedMore);
         }
-        match self.check_pieces(length, raw_end)? {
-            Found::NeedMore => {
-                self.gather(length as usize);
-                Ok(self.check_whole_chain().unwrap_or(Found::Whole { end }))
-            }
-            other => Ok(other),
-        }
+        let end = Lsn(end.0.next_multiple_of(8));
+        Ok(self.check_chain(from).unwrap_or(Found::Here { from, len: length as usize, end }))
     }
 
-    /// Returns when to look again at a record that is not all there: at its end, or a MiB further, so
-    /// that a torn one is noticed and a long one is not walked again for every piece fed.
-    fn next_stop(&self, raw_end: Lsn) -> Lsn {
-        raw_end.min(self.fed_to().plus(1 << 20))
+    /// Finds the record at `at`, which goes on over page headers.
+    fn find_across_pages(&mut self, length: u32) -> Result<Found, Error> {
+        let mut pieces = match self.pieces {
+            Some(pieces) if pieces.record == self.at => pieces,
+            _ => self.pieces(u64::from(length)),
+        };
+        if let Some(found) = self.check_pieces(&mut pieces)? {
+            return Ok(found);
+        }
+        self.pieces = Some(pieces);
+        if self.fed_to() < pieces.raw_end {
+            let next_header = pieces.page.plus(self.header_bytes(pieces.page.0));
+            self.wanted = pieces.raw_end.min(next_header);
+            return Ok(Found::NeedMore);
+        }
+        self.gather(length as usize);
+        let end = Lsn(pieces.raw_end.0.next_multiple_of(8));
+        Ok(self.check_whole_chain().unwrap_or(Found::Whole { end }))
+    }
+
+    fn pieces(&self, length: u64) -> Pieces {
+        let page = Lsn((self.at.0 + 1).next_multiple_of(PAGE));
+        let left = length - (page.0 - self.at.0).min(length);
+        Pieces { record: self.at, raw_end: self.raw_end(self.at, length), page, left }
     }
 
     fn index(&self, lsn: Lsn) -> Option<usize> {
@@ -259,29 +292,27 @@ impl Decoder {
         }
     }
 
-    /// Checks the headers of the pages over which the record at `at` goes on, up to `to`. `NeedMore`
-    /// means that all is well so far.
-    fn check_pieces(&mut self, length: u32, to: Lsn) -> Result<Found, Error> {
-        let mut start = Lsn(self.at.0 / PAGE * PAGE + PAGE);
-        let mut left = u64::from(length) - (start.0 - self.at.0).min(u64::from(length));
-        while start < to && left > 0 {
-            let Some(page) = self.page(start) else { return Ok(Found::NeedMore) };
+    /// Checks the headers of the pages that came and were not looked at yet. `None`: all is well so far.
+    fn check_pieces(&mut self, pieces: &mut Pieces) -> Result<Option<Found>, Error> {
+        while pieces.left > 0 {
+            let start = pieces.page;
+            let Some(page) = self.page(start) else { return Ok(None) };
             let (info, rest) = match check_page(page, start)? {
                 Ok(read) => read,
-                Err(why) => return Ok(Found::End(why)),
+                Err(why) => return Ok(Some(Found::End(why))),
             };
             if info & IS_OVERWRITE != 0 {
                 // The server crashed before it finished this record, and began anew here.
                 (self.at, self.wanted, self.previous) = (start, start, None);
-                return Ok(Found::Again);
+                return Ok(Some(Found::Again));
             }
-            if info & IS_CONTRECORD == 0 || u64::from(rest) != left {
-                return Ok(Found::End("a page that does not go on with the record before it"));
+            if info & IS_CONTRECORD == 0 || u64::from(rest) != pieces.left {
+                return Ok(Some(Found::End("a page that does not go on with the record before it")));
             }
-            left -= left.min(PAGE - self.header_bytes(start.0));
-            start = start.plus(PAGE);
+            pieces.left -= pieces.left.min(PAGE - self.header_bytes(start.0));
+            pieces.page = start.plus(PAGE);
         }
-        Ok(Found::NeedMore)
+        Ok(None)
     }
 
     /// Puts the pieces of the record at `at` together; all of them are in the buffer.

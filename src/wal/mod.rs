@@ -17,6 +17,8 @@ pub mod index;
 pub mod record;
 pub mod scan;
 pub mod segment;
+#[cfg(test)]
+mod tests;
 mod version;
 pub(crate) mod xact;
 
