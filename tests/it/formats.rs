@@ -48,7 +48,9 @@ fn make() {
         sealer.chunk(chunk, at == 2).unwrap();
     }
     let newest = folder(VERSIONS[VERSIONS.len() - 1]);
-    for (name, bytes) in [("key", epoch.wrap(&master, KEY_NAME)), ("object", sealer.finish().unwrap().to_vec())] {
+    for (name, bytes) in
+        [("key", epoch.wrap(&master, KEY_NAME)), ("object", sealer.finish().unwrap().to_vec())]
+    {
         let path = newest.join(name);
         assert!(!path.exists(), "{}: a frozen format is never written again", path.display());
         std::fs::write(path, bytes).unwrap();
