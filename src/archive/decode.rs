@@ -3,9 +3,10 @@
 //! What cannot be decoded is archived all the same: bytes come first, an index can be made again.
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::status::{Mishap, Status};
 use crate::manifest::wal_index::WalIndex;
 use crate::wal::index::IndexBuilder;
 
@@ -20,10 +21,11 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn start(builder: IndexBuilder) -> Self {
+    /// Starts the thread; where it cannot go on, it says so in the status.
+    pub(super) fn start(builder: IndexBuilder, status: watch::Sender<Status>) -> Self {
         let (pieces, input) = mpsc::channel(PIECES_MAX);
         let (output, indexes) = mpsc::unbounded_channel();
-        let thread = tokio::task::spawn_blocking(move || decode(builder, input, output));
+        let thread = tokio::task::spawn_blocking(move || decode(builder, input, output, &status));
         Decoder { pieces, indexes, thread }
     }
 
@@ -53,6 +55,7 @@ fn decode(
     mut builder: IndexBuilder,
     mut pieces: mpsc::Receiver<Bytes>,
     indexes: mpsc::UnboundedSender<WalIndex>,
+    status: &watch::Sender<Status>,
 ) -> Option<WalIndex> {
     while let Some(piece) = pieces.blocking_recv() {
         match builder.feed(&piece) {
@@ -60,7 +63,9 @@ fn decode(
                 let _ = indexes.send(index); // nobody listens only when we stop
             }),
             Err(error) => {
-                tracing::error!(%error, at = %builder.decoded_to(), "WAL cannot be decoded; archiving goes on without an index");
+                let why = Mishap::now(&error);
+                tracing::error!(error = why.text, at = %builder.decoded_to(), "WAL cannot be decoded; archiving goes on without an index");
+                status.send_modify(|status| status.last_error = Some(why));
                 return None;
             }
         }

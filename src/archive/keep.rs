@@ -99,7 +99,7 @@ impl Keeper {
             }
             self.tell();
         }
-        self.finish().await
+        self.finish().await.map(drop)
     }
 
     fn may_take(&self) -> bool {
@@ -113,8 +113,8 @@ impl Keeper {
             Event::Begin(begin) => self.begin(*begin),
             Event::Wal { start, data } => self.wal(start, data).await?,
             Event::Finish(answer) => {
-                self.finish().await?;
-                let _ = answer.send(()); // nobody waits only when we stop
+                let held = self.finish().await?;
+                let _ = answer.send(held); // nobody waits only when we stop
             }
         }
         Ok(())
@@ -126,7 +126,7 @@ impl Keeper {
             timeline: place.timeline,
             intake: Intake::new(self.shelf.segment_bytes, place.at),
             held: Held::new(place.at),
-            decoder: Some(Decoder::start(builder)),
+            decoder: Some(Decoder::start(builder, self.shelf.status.clone())),
             indexes: indexes.into(),
             ticked: place.at,
             segments_sent: 0,
@@ -247,8 +247,8 @@ impl Keeper {
         }
     }
 
-    /// Puts away everything that came, and ends the line.
-    async fn finish(&mut self) -> Result<(), Error> {
+    /// Puts away everything that came, and ends the line; returns where it ended.
+    async fn finish(&mut self) -> Result<Lsn, Error> {
         if let Some(line) = self.line.as_mut()
             && let Some(decoder) = line.decoder.take()
         {
@@ -265,9 +265,11 @@ impl Keeper {
             self.done(done)?;
             self.tell();
         }
-        self.line = None;
+        let held = self.line.take().map_or(Lsn::INVALID, |line| line.held.to());
         self.waiting.clear();
-        Ok(())
+        // What comes next may begin before or after this: it must not be taken for held there.
+        self.held.send_replace(Lsn::INVALID);
+        Ok(held)
     }
 
     fn tell(&mut self) {

@@ -32,8 +32,8 @@ pub(super) enum Event {
         start: Lsn,
         data: Bytes,
     },
-    /// Nothing follows for now: put everything away, then answer.
-    Finish(oneshot::Sender<()>),
+    /// Nothing follows for now: put everything away, then answer up to where a quorum holds it.
+    Finish(oneshot::Sender<Lsn>),
 }
 
 /// How the stream stopped, other than by an error.
@@ -60,6 +60,8 @@ pub(super) struct Receiver {
     pub(super) shutdown: CancellationToken,
     /// The end of what the keeper was given; `None` before anything.
     reached: Option<Place>,
+    /// Where what the keeper was given began: everything before is held, or lost.
+    begun: Lsn,
     /// The server no longer has the WAL at `reached`.
     lost: bool,
     /// Timelines whose history files the vault has.
@@ -81,6 +83,7 @@ impl Receiver {
             held,
             shutdown,
             reached: None,
+            begun: Lsn::INVALID,
             lost: false,
             histories: BTreeSet::new(),
         }
@@ -214,7 +217,7 @@ impl Receiver {
         };
         let place = begin.place;
         self.send(Event::Begin(Box::new(begin))).await?;
-        self.reached = Some(place);
+        (self.reached, self.begun) = (Some(place), place.at);
         Ok(place)
     }
 
@@ -296,20 +299,20 @@ impl Receiver {
 
     /// Tells the server up to where its WAL is safe: the slot moves there.
     async fn tell(&mut self, server: &mut Replication, answer: bool) -> Result<(), Error> {
-        let held = *self.held.borrow_and_update();
+        let held = (*self.held.borrow_and_update()).max(self.begun);
         let written = self.reached.map_or(held, |reached| reached.at);
         Ok(server.status(written, held, answer).await?)
     }
 
     /// Has the keeper put away the last bytes, tells the server, and parts from it.
     async fn stop(&mut self, mut server: Replication) -> Result<(), Error> {
-        self.finish().await?;
-        self.tell(&mut server, false).await?;
+        let held = self.finish().await?;
+        server.status(held, held, false).await?;
         Ok(server.close().await?)
     }
 
-    /// Waits until the keeper has put away everything.
-    async fn finish(&self) -> Result<(), Error> {
+    /// Waits until the keeper has put away everything; returns up to where a quorum holds it.
+    async fn finish(&self) -> Result<Lsn, Error> {
         let (answer, finished) = oneshot::channel();
         self.send(Event::Finish(answer)).await?;
         finished.await.map_err(|_| Error::Stopped)
