@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::args::{Clocks, Output, RestorePlan, RestoreRun, Target};
 use super::failure::Failure;
 use super::open::Place;
@@ -57,11 +59,30 @@ pub(super) async fn run(args: &RestoreRun, config: &Path) -> Result<(), Failure>
         start: args.start,
     };
     let (progress, bars) = progress::restore();
-    let report = restore::run(&options, vault, plan, progress).await;
+    let report = tokio::select! {
+        report = restore::run(&options, vault, plan, progress) => report.map_err(Failure::from),
+        () = interrupted() => Err(Failure::operator(
+            "interrupted; the servers that it had started are told to stop",
+            "run the same restore again: it goes on from where it was",
+        )),
+    };
     // A terminal that is gone is no reason to fail.
     let _ = bars.clear();
     println!("{}", report?.text());
     Ok(())
+}
+
+/// Returns when somebody asks us to end.
+async fn interrupted() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }
 
 async fn make(

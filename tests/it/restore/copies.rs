@@ -196,7 +196,8 @@ impl Store for Copies {
         Ok(std::fs::read(path).ok().map(Bytes::from))
     }
 
-    async fn history(&self, _: &NodeName, _: TimelineId) -> Result<Option<Bytes>, Error> {
-        Ok(None)
+    async fn history(&self, node: &NodeName, timeline: TimelineId) -> Result<Option<Bytes>, Error> {
+        let path = self.of(node).wal.join(format!("{:08X}.history", timeline.0));
+        Ok(std::fs::read(path).ok().map(Bytes::from))
     }
 }

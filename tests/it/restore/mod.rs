@@ -1,6 +1,7 @@
 //! Restores on real servers: to the record, settled, readdressed, closed, and able to go on after a crash.
 
 mod beside;
+mod branch;
 mod copies;
 
 use std::path::PathBuf;
