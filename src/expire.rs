@@ -11,11 +11,9 @@ use std::collections::BTreeMap;
 use crate::class::{Class, Classified};
 use crate::clock;
 use crate::flow;
-use crate::ids::{BackupId, NodeName, ZoneName};
-use crate::lsn::Lsn;
-use crate::manifest::backup::{Ends, Pack};
+use crate::ids::{NodeName, ZoneName};
 use crate::moment::Moment;
-use crate::retention::{self, Backup, Doomed, Holdings, Segment};
+use crate::retention;
 use crate::vault::{self, Catalog, NodeCatalog, ObjectName, Vault};
 
 /// What may be deleted.
@@ -106,8 +104,8 @@ async fn expire(
     let named = listing.objects.iter();
     let named = named.filter_map(|o| Some((ObjectName::parse(vault.cluster(), &o.name)?, o.size)));
     let objects: BTreeMap<ObjectName, u64> = named.collect();
-    let doomed = retention::decide(clock::now(), options.window_days, &holdings(held, &objects));
-    let steps = steps(node, held.doc.segment_bytes, &doomed, &objects);
+    let doomed = retention::decide(clock::now(), options.window_days, &vault::holdings(held, objects.keys()));
+    let steps = vault::doomed_names(node, held.doc.segment_bytes, &doomed, objects.keys());
     let report = NodeReport {
         backups: doomed.backups.iter().map(ToString::to_string).collect(),
         packs: doomed.packs.len() as u64,
@@ -132,74 +130,6 @@ async fn expire(
         delete(vault, step, left).await?;
     }
     Ok(report)
-}
-
-/// What is held of a node, in retention's words.
-fn holdings(held: &NodeCatalog, objects: &BTreeMap<ObjectName, u64>) -> Holdings {
-    let segment_bytes = held.doc.segment_bytes;
-    let segment = |(&(timeline, number), state): (&(_, u64), &vault::SegmentState)| {
-        let start = Lsn(number.saturating_mul(segment_bytes.into()));
-        let length = if state.complete { segment_bytes } else { state.joined() };
-        Segment { timeline, number, held_to: start.plus(length.into()) }
-    };
-    let pack = |name: &ObjectName| match name {
-        ObjectName::Pack { backup, number, .. } => Some(Pack { backup: backup.clone(), number: *number }),
-        _ => None,
-    };
-    Holdings {
-        segment_bytes,
-        backups: held.backups.iter().map(backup).collect(),
-        segments: held.segments.iter().map(segment).collect(),
-        packs: objects.keys().filter_map(pack).collect(),
-    }
-}
-
-fn backup(Ends { head, foot }: &Ends) -> Backup {
-    // The reader has checked these names.
-    let packs = foot.packs.iter().filter_map(|name| Pack::named(name, &head.backup).ok());
-    Backup {
-        id: head.backup.clone(),
-        timeline: head.timeline,
-        start: head.start_lsn,
-        stop: foot.stop_lsn,
-        stopped_at: foot.stopped_at,
-        damaged: foot.is_damaged(),
-        packs: packs.collect(),
-    }
-}
-
-/// Returns what to delete, each step only after the one before.
-fn steps(
-    node: &NodeName,
-    segment_bytes: u32,
-    doomed: &Doomed,
-    objects: &BTreeMap<ObjectName, u64>,
-) -> [Vec<ObjectName>; 3] {
-    let tombstone = |backup: &BackupId| ObjectName::Gone { node: node.clone(), backup: backup.clone() };
-    // Those of backups deleted before may have come back with a zone that was away.
-    let is_doomed = |name: &&ObjectName| match name {
-        ObjectName::Manifest { backup, .. } => {
-            doomed.backups.contains(backup) || objects.contains_key(&tombstone(backup))
-        }
-        _ => false,
-    };
-    let pack = |pack: &Pack| ObjectName::Pack {
-        node: node.clone(),
-        backup: pack.backup.clone(),
-        number: pack.number,
-    };
-    let segments: std::collections::BTreeSet<_> = doomed.segments.iter().copied().collect();
-    let of_segment = |name: &&ObjectName| match name {
-        ObjectName::Segment { wal, .. } | ObjectName::Index { wal, .. } | ObjectName::Part { wal, .. } => {
-            segments.contains(&(wal.timeline, wal.number(segment_bytes)))
-        }
-        _ => false,
-    };
-    [
-        objects.keys().filter(is_doomed).cloned().collect(),
-        doomed.packs.iter().map(pack).collect(),
-        objects.keys().filter(of_segment).cloned().collect(),
-    ]
 }
 
 async fn delete(
