@@ -6,10 +6,12 @@
 //!
 //! A cut gives each node a position; records that begin before it are inside. It is consistent when
 //! every distributed transaction is kept whole or left out whole. Judged by the order of records, never by
-//! clocks, wherever records can tell (see [`order`] for the rest). Pure: values in, values out.
+//! clocks, wherever records can tell (see [`order`] for the rest). Pure: values in, values out; how much WAL
+//! that takes is in [`look`].
 #![deny(clippy::indexing_slicing)]
 
 mod history;
+pub(crate) mod look;
 mod nearest;
 mod order;
 mod outcome;

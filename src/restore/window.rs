@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::plan::{self, Line, Span, oldest_backup};
+use crate::cut::look::Log;
 use crate::flow;
 use crate::ids::NodeName;
 use crate::moment::Moment;

@@ -14,7 +14,8 @@ use super::line::Line;
 use super::node::Node;
 use super::{Error, VERSION};
 use crate::clock;
-use crate::cut::{self, Cut, Known, NodeHistory, Side, Torn, Want};
+use crate::cut::look::settle;
+use crate::cut::{self, Cut, Known, NodeHistory, Side, Torn};
 use crate::ids::{ClusterName, NodeName};
 use crate::lsn::Lsn;
 use crate::manifest::topology::TopologyDoc;
@@ -125,40 +126,16 @@ impl<'a> Maker<'a> {
 
     /// Finds the cut, with more of the WAL around the positions until what is known is enough.
     async fn settle_on(&mut self, starts: &[Lsn]) -> Result<(Vec<NodeHistory>, Cut), Error> {
-        loop {
-            let mut histories = Vec::new();
-            for (node, start) in self.nodes.iter_mut().zip(starts) {
-                histories.push(node.history(*start).await?);
-            }
-            let found = match self.options.request {
-                Request::Earliest => cut::first_consistent_at_or_after(&histories, starts),
-                _ => cut::greatest_consistent(&histories, starts),
-            };
-            let wants = match &found {
-                Ok(cut) => cut.wants.clone(),
-                Err(cut::Error::Before { node, .. } | cut::Error::TooEarly { other: node, .. }) => {
-                    vec![Want { node: node.clone(), side: Side::Earlier }]
-                }
-                Err(cut::Error::TooLate { other: node, .. }) => {
-                    vec![Want { node: node.clone(), side: Side::Later }]
-                }
-                Err(_) => Vec::new(),
-            };
-            let mut grown = false;
-            for want in wants {
-                let node = self.nodes.iter_mut().find(|node| *node.name() == want.node);
-                grown |= node.is_some_and(|node| node.grow(want.side));
-            }
-            match found {
-                _ if grown => {}
-                Ok(cut) => return Ok((histories, cut)),
-                Err(
-                    source @ (cut::Error::Before { .. }
-                    | cut::Error::TooEarly { .. }
-                    | cut::Error::TooLate { .. }),
-                ) => return Err(self.outside(source.to_string())),
-                Err(source) => return Err(Error::Cut(source)),
-            }
+        let is_onward = matches!(self.options.request, Request::Earliest);
+        let (histories, found) = settle(&mut self.nodes, starts, is_onward).await?;
+        match found {
+            Ok(cut) => Ok((histories, cut)),
+            Err(
+                source @ (cut::Error::Before { .. }
+                | cut::Error::TooEarly { .. }
+                | cut::Error::TooLate { .. }),
+            ) => Err(self.outside(source.to_string())),
+            Err(source) => Err(Error::Cut(source)),
         }
     }
 

@@ -5,17 +5,13 @@ use super::choose::{self, Choice};
 use super::document::NodePlan;
 use super::line::Line;
 use super::span::{Around, Span};
+use crate::cut::look::{Log, Seen, View};
 use crate::cut::{NodeHistory, Side};
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::moment::Moment;
 use crate::wal::event::What;
 
-/// How much WAL on both sides of the position asked for is looked at first, in microseconds: distributed
-/// transactions last milliseconds, and clocks are rarely seconds apart.
-const LOOK_MICROS: i64 = 10_000_000;
-/// A side grows by so much each time it was not enough.
-const GROW: i64 = 30;
 /// Transaction records shown on each side of a stop.
 const SHOWN: usize = 3;
 
@@ -24,10 +20,24 @@ pub(super) struct Node<'a> {
     /// How far its clock is ahead, in microseconds.
     ahead: i64,
     choice: Option<Choice<'a>>,
-    look_back: i64,
-    look_on: i64,
-    /// First and last segment looked at.
-    seen: (u64, u64),
+    view: View,
+}
+
+impl Seen for Node<'_> {
+    type Error = Error;
+
+    fn name(&self) -> &NodeName {
+        self.span.line.node
+    }
+
+    async fn history(&mut self, start: Lsn) -> Result<NodeHistory, Error> {
+        let named = (self.span.line.node.clone(), self.span.line.catalog.doc.group);
+        self.view.history(&mut self.span, named, start).await
+    }
+
+    fn grow(&mut self, side: Side) -> bool {
+        self.view.grow(&self.span, side)
+    }
 }
 
 /// Why a node has no position for the request.
@@ -35,9 +45,7 @@ type Start = Result<Lsn, String>;
 
 impl<'a> Node<'a> {
     pub(super) fn new(line: Line<'a>, pretended: i64, ahead: i64) -> Self {
-        let seen = (line.last, line.last);
-        let span = Span::new(line, pretended);
-        Node { span, ahead, choice: None, look_back: LOOK_MICROS, look_on: LOOK_MICROS, seen }
+        Node { span: Span::new(line, pretended), ahead, choice: None, view: View::new() }
     }
 
     pub(super) fn name(&self) -> &'a NodeName {
@@ -57,6 +65,7 @@ impl<'a> Node<'a> {
     /// Chooses the best backup that is consistent at or before `stop`; returns whether there is one.
     pub(super) fn choose(&mut self, stop: Lsn) -> bool {
         self.choice = choose::newest_at(&self.span.line, stop);
+        self.span.backup = self.choice.as_ref().map(|choice| choice.ends);
         self.choice.is_some()
     }
 
@@ -83,8 +92,7 @@ impl<'a> Node<'a> {
     }
 
     pub(super) async fn position_by_own_clock(&mut self, time: Moment) -> Result<Lsn, Error> {
-        let boundary = self.span.first_after(self.span.line.first, time).await?;
-        self.span.position_after(boundary, time).await
+        self.span.position_after(time).await
     }
 
     pub(super) fn start_latest(&mut self) -> Result<Start, Error> {
@@ -100,6 +108,7 @@ impl<'a> Node<'a> {
         while self.step_back() {}
         loop {
             self.choice = choose::oldest(&self.span.line);
+            self.span.backup = self.choice.as_ref().map(|choice| choice.ends);
             match &self.choice {
                 Some(choice) => return Ok(Ok(choice.stop())),
                 None if self.span.step_on() => {}
@@ -126,44 +135,6 @@ impl<'a> Node<'a> {
                 return Ok(Err(format!("node {} has no restore point of that name archived", self.name())));
             }
         }
-    }
-
-    /// Looks farther to one side; returns whether there is anything more.
-    pub(super) fn grow(&mut self, side: Side) -> bool {
-        let line = &self.span.line;
-        match side {
-            Side::Earlier if self.seen.0 > line.first => self.look_back = self.look_back.saturating_mul(GROW),
-            Side::Later if self.seen.1 < line.last => self.look_on = self.look_on.saturating_mul(GROW),
-            _ => return false,
-        }
-        true
-    }
-
-    /// Returns what is known around `start`.
-    pub(super) async fn history(&mut self, start: Lsn) -> Result<NodeHistory, Error> {
-        let (lowest, last) = (self.span.line.first, self.span.line.last);
-        let at = self.span.line.number_of(start).clamp(lowest, last);
-        let mut known = self.span.index(at).await?.times;
-        let mut first = at;
-        while first > lowest {
-            first -= 1;
-            let times = self.span.index(first).await?.times;
-            known = known.or(times);
-            if times.zip(known).is_some_and(|(its, known)| known.min.micros_since(its.max) > self.look_back) {
-                break;
-            }
-        }
-        let mut end = at;
-        while end < last {
-            end += 1;
-            let times = self.span.index(end).await?.times;
-            known = known.or(times);
-            if times.zip(known).is_some_and(|(its, known)| its.min.micros_since(known.max) > self.look_on) {
-                break;
-            }
-        }
-        self.seen = (first, end);
-        self.span.history(first, end, self.choice.as_ref().map(|choice| choice.ends)).await
     }
 
     pub(super) async fn plan(&mut self, stop: Lsn, asked: Option<Moment>) -> Result<NodePlan, Error> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::Error;
 use super::document::{Landmark, LandmarkKind};
 use super::line::Line;
-use crate::cut::NodeHistory;
+use crate::cut::look::{Log, Told, shift};
 use crate::lsn::Lsn;
 use crate::manifest::backup::Ends;
 use crate::manifest::wal_index::{Times, WalIndex};
@@ -21,11 +21,44 @@ pub(in crate::restore) struct Span<'a> {
     indexes: BTreeMap<u64, WalIndex>,
     /// Segments decoded in full.
     events: BTreeMap<u64, (Vec<Event>, Lsn)>,
+    /// A backup that may have found transactions prepared that are older than the archive.
+    pub(super) backup: Option<&'a Ends>,
+}
+
+impl Log for Span<'_> {
+    type Error = Error;
+
+    fn ends(&self) -> (u64, u64) {
+        (self.line.first, self.line.last)
+    }
+
+    fn segment_bytes(&self) -> u32 {
+        self.line.catalog.doc.segment_bytes
+    }
+
+    async fn told(&mut self, number: u64) -> Result<Told<'_>, Error> {
+        let index = self.index(number).await?;
+        Ok(Told { events: &index.events, times: index.times, end: index.end })
+    }
+
+    async fn later(&mut self, number: u64, time: Moment) -> Result<Option<Lsn>, Error> {
+        let (events, _) = self.events(number).await?;
+        let later = events.iter().find(|event| event.what.time().is_some_and(|at| at > time));
+        Ok(later.map(|event| event.lsn))
+    }
+
+    async fn prepared_at(&mut self, number: u64) -> Result<Vec<Prepared>, Error> {
+        let mut prepared = self.index(number).await?.open_at_start.prepared.clone();
+        if let Some(backup) = self.backup {
+            prepared.extend(self.older_than_archive(backup, number).await?);
+        }
+        Ok(prepared)
+    }
 }
 
 impl<'a> Span<'a> {
     pub(in crate::restore) fn new(line: Line<'a>, pretended: i64) -> Self {
-        Span { line, pretended, indexes: BTreeMap::new(), events: BTreeMap::new() }
+        Span { line, pretended, indexes: BTreeMap::new(), events: BTreeMap::new(), backup: None }
     }
 
     /// Returns the index of a segment.
@@ -60,64 +93,10 @@ impl<'a> Span<'a> {
         }
     }
 
-    /// Returns the first segment from `first` on in which a record is later than `time`, by a search that
-    /// opens a number of indexes that grows with the logarithm of the archive; one past the last where none is.
-    pub(super) async fn first_after(&mut self, first: u64, time: Moment) -> Result<u64, Error> {
-        let (mut low, mut high) = (first, self.line.last.saturating_add(1));
-        while low < high {
-            let middle = low + (high - low) / 2;
-            // Segments without a time stamp say nothing: the next one that has some answers for them.
-            let mut at = middle;
-            let later = loop {
-                if at >= high {
-                    break true;
-                }
-                match self.index(at).await?.times {
-                    Some(times) => break times.max > time,
-                    None => at += 1,
-                }
-            };
-            if later { high = middle } else { low = at + 1 }
-        }
-        // Clocks step back: a few segments before may hold a later time stamp too.
-        let mut found = low;
-        for back in low.saturating_sub(3).max(first)..low {
-            if self.index(back).await?.times.is_some_and(|times| times.max > time) {
-                found = back;
-                break;
-            }
-        }
-        Ok(found)
-    }
-
-    /// Returns the first record later than `time` in the segments from `from` on.
-    pub(super) async fn position_after(&mut self, from: u64, time: Moment) -> Result<Lsn, Error> {
-        for number in from..=self.line.last {
-            if self.index(number).await?.times.is_none_or(|times| times.max <= time) {
-                continue;
-            }
-            let (events, _) = self.events(number).await?;
-            if let Some(event) = events.iter().find(|e| e.what.time().is_some_and(|at| at > time)) {
-                return Ok(event.lsn);
-            }
-        }
-        Ok(Lsn::MAX)
-    }
-
     /// Returns the end of the WAL that is archived.
     pub(super) async fn end(&mut self) -> Result<Lsn, Error> {
         let last = self.line.last;
         Ok(self.events(last).await?.1)
-    }
-
-    /// Returns the newest time stamp that is archived.
-    pub(in crate::restore) async fn newest_time(&mut self) -> Result<Option<Moment>, Error> {
-        for number in (self.line.first..=self.line.last).rev() {
-            if let Some(times) = self.index(number).await?.times {
-                return Ok(Some(times.max));
-            }
-        }
-        Ok(None)
     }
 
     /// Looks at the WAL before the gap; returns whether there is any.
@@ -128,33 +107,6 @@ impl<'a> Span<'a> {
     /// Looks at the WAL after the gap; returns whether there is any.
     pub(super) fn step_on(&mut self) -> bool {
         self.line.step_on()
-    }
-
-    /// Returns what is known of the segments from `first` to `last`, for the cut. `backup` may have found
-    /// transactions prepared that are older than the archive.
-    pub(super) async fn history(
-        &mut self,
-        first: u64,
-        last: u64,
-        backup: Option<&Ends>,
-    ) -> Result<NodeHistory, Error> {
-        let earliest = self.line.start_of(first);
-        let (mut events, mut times, mut end) = (Vec::new(), None::<Times>, earliest);
-        for number in first..=last {
-            let index = self.index(number).await?;
-            events.extend(index.events.iter().cloned());
-            end = end.max(index.end);
-            if let Some(Times { min, max }) = index.times {
-                let all = times.get_or_insert(Times { min, max });
-                (all.min, all.max) = (all.min.min(min), all.max.max(max));
-            }
-        }
-        let mut prepared = self.index(first).await?.open_at_start.prepared.clone();
-        if let Some(backup) = backup {
-            prepared.extend(self.older_than_archive(backup, first).await?);
-        }
-        let (node, group) = (self.line.node.clone(), self.line.catalog.doc.group);
-        Ok(NodeHistory { node, group, earliest, end, events, prepared_at_start: prepared, times })
     }
 
     /// Returns the transactions that a backup found prepared, that the archive does not know, and that
@@ -250,18 +202,6 @@ impl<'a> Span<'a> {
 pub(super) struct Around {
     pub(super) before: Vec<Landmark>,
     pub(super) after: Vec<Landmark>,
-}
-
-fn shift(event: &mut Event, by: i64) {
-    match &mut event.what {
-        What::Prepare { time, .. }
-        | What::Commit { time, .. }
-        | What::Abort { time, .. }
-        | What::CommitPrepared { time, .. }
-        | What::RollbackPrepared { time, .. }
-        | What::RestorePoint { time, .. } => *time = time.plus_micros(by),
-        What::Checkpoint { .. } | What::EndOfRecovery { .. } | What::Parameters(_) => {}
-    }
 }
 
 fn landmark(event: &Event) -> Option<Landmark> {
