@@ -5,7 +5,7 @@
 //!
 //! 0. words: [`lsn`] [`timeline`] [`ids`] [`moment`] [`class`] [`clock`] [`retry`] [`flow`] — values everyone may speak; no I/O
 //! 1. formats: [`wal`] [`pgfile`] [`citus`] [`seal`] [`manifest`] — bytes in, values out, pure
-//! 2. judgement: [`cut`] [`retention`] — decisions over values, pure
+//! 2. judgement: [`cut`] [`skew`] [`retention`] — decisions over values, pure
 //! 3. worlds: [`zones`] [`node`] — one outside thing each
 //! 4. [`vault`] — sealed objects by name; the only place that forms an object's name
 //! 5. jobs: [`backup`] [`archive`] [`restore`] [`repair`] [`expire`] — none names another
@@ -31,6 +31,7 @@ pub mod wal;
 
 pub mod cut;
 pub mod retention;
+pub mod skew;
 
 pub mod node;
 pub mod zones;

@@ -143,8 +143,8 @@ async fn repair_node(
     Pass { vault, deep, report }.folder(&listing, &garbage).await
 }
 
-/// Returns what of a node nothing needs: what retention would delete if it kept every backup, and parts
-/// of segments that a quorum holds whole.
+/// Returns what of a node nothing needs: what retention would delete if it kept every backup, parts of segments
+/// that a quorum holds whole, and what longer objects about its clock replace.
 fn garbage(vault: &Vault, node: &NodeName, held: &NodeCatalog, listing: &Listing) -> BTreeSet<ObjectName> {
     let names: Vec<(ObjectName, ZoneMask)> = listing
         .objects
@@ -152,7 +152,9 @@ fn garbage(vault: &Vault, node: &NodeName, held: &NodeCatalog, listing: &Listing
         .filter_map(|listed| Some((ObjectName::parse(vault.cluster(), &listed.name)?, listed.zones)))
         .collect();
     let all = || names.iter().map(|(name, _)| name);
-    let mut garbage: BTreeSet<ObjectName> = finished_parts(&names, vault.zones().write_quorum()).collect();
+    let quorum = vault.zones().write_quorum();
+    let mut garbage: BTreeSet<ObjectName> = finished_parts(&names, quorum).collect();
+    garbage.extend(vault::outgrown_clocks(&names, quorum));
     // A manifest that cannot be read may name any of the packs and need any of the WAL.
     if held.bad_backups.is_empty() && listing.complete {
         let holdings = vault::holdings(held, all());

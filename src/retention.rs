@@ -4,11 +4,11 @@
 //!
 //! The invariant: a moment within the window that could be restored before can be restored after,
 //! and just as well (a damaged backup never stands in for a good one). So a node keeps the newest
-//! good backup that was finished before the window, all later ones, and the WAL from the oldest of
-//! them on. The window is taken [`MARGIN_MICROS`] longer, since a cut may lie before the moment asked for.
+//! good backup that was finished before the window, all later ones, and the WAL and what tells of the
+//! clock from the oldest of them on. The window is taken [`MARGIN_MICROS`] longer, since a cut may lie before the moment asked for.
 #![deny(clippy::indexing_slicing)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::BackupId;
 use crate::lsn::Lsn;
@@ -29,6 +29,8 @@ pub struct Holdings {
     pub backups: Vec<Backup>,
     pub segments: Vec<Segment>,
     pub packs: BTreeSet<Pack>,
+    /// Between which moments objects tell how far its clock was ahead.
+    pub clocks: BTreeMap<Moment, Moment>,
 }
 
 /// A backup whose manifest exists.
@@ -61,11 +63,13 @@ pub struct Doomed {
     pub backups: Vec<BackupId>,
     pub packs: Vec<Pack>,
     pub segments: Vec<(TimelineId, u64)>,
+    /// What tells of the clock, by its first moment.
+    pub clocks: Vec<Moment>,
 }
 
 impl Doomed {
     pub fn is_empty(&self) -> bool {
-        self.backups.is_empty() && self.packs.is_empty() && self.segments.is_empty()
+        self.backups.is_empty() && self.packs.is_empty() && self.segments.is_empty() && self.clocks.is_empty()
     }
 }
 
@@ -80,6 +84,7 @@ pub fn decide(now: Moment, window_days: u32, held: &Holdings) -> Doomed {
         backups: held.backups.iter().filter(doomed).map(|b| b.id.clone()).collect(),
         packs: doomed_packs(now, held, &kept),
         segments: doomed_segments(held, &kept),
+        clocks: doomed_clocks(held, &kept),
     }
 }
 
@@ -112,6 +117,17 @@ fn doomed_segments(held: &Holdings, kept: &BTreeSet<BackupId>) -> Vec<(TimelineI
     let needed = needed_from.segment(held.segment_bytes.max(1));
     let old = held.segments.iter().filter(|s| s.number < needed);
     old.map(|s| (s.timeline, s.number)).collect()
+}
+
+/// What tells of the clock stays from the last object on that begins before anything can be restored.
+fn doomed_clocks(held: &Holdings, kept: &BTreeSet<BackupId>) -> Vec<Moment> {
+    let stops = held.backups.iter().filter(|b| kept.contains(&b.id)).map(|b| b.stopped_at);
+    let Some(needed_from) = stops.min().map(|stop| stop.plus_micros(-MARGIN_MICROS)) else {
+        return Vec::new();
+    };
+    let mut old: Vec<Moment> = held.clocks.range(..=needed_from).map(|(first, _)| *first).collect();
+    old.pop();
+    old
 }
 
 impl Holdings {

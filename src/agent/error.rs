@@ -29,6 +29,8 @@ pub enum Error {
     OtherServer { node: NodeName, known: String, found: String },
     #[error("the server's wal_level is {found}")]
     WalLevel { found: String },
+    #[error("no answer within {seconds} s")]
+    SlowClock { seconds: u64 },
     #[error("a part of the agent ended before its work")]
     Thread,
 }
@@ -48,6 +50,7 @@ impl Classified for Error {
             Error::Archive(error) => error.class(),
             Error::Backup(error) => error.class(),
             Error::Document(error) => error.class(),
+            Error::SlowClock { .. } => Class::Transient,
             Error::Thread => Class::Bug,
             _ => Class::Operator,
         }

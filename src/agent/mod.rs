@@ -1,5 +1,5 @@
 //! The sidecar beside one node: archives its WAL, takes base backups on schedule, has the zones
-//! repaired, and records the cluster's shape where it is the coordinator.
+//! repaired, compares its clock, and records the cluster's shape where it is the coordinator.
 //!
 //! lock -> the server's facts -> vault -> is this the node that the vault knows? -> all parts, until
 //! asked to stop or until one fails in a way that trying again cannot help
@@ -7,6 +7,7 @@
 //! What may pass by itself (a server that restarts, zones that do not answer) never ends it.
 
 mod backups;
+mod clocks;
 mod error;
 mod identity;
 mod lock;
@@ -32,7 +33,7 @@ use crate::node::{ConnectionOptions, NodeFacts, pgdata};
 use crate::retry::Backoff;
 use crate::vault::{Access, Vault};
 use crate::zones::ZoneSet;
-use status::{AgentStatus, BackupLine, RepairLine, TopologyLine, ZoneLine};
+use status::{AgentStatus, BackupLine, ClockLine, RepairLine, TopologyLine, ZoneLine};
 
 pub use error::Error;
 
@@ -54,6 +55,7 @@ struct Board {
     backup: watch::Receiver<BackupLine>,
     topology: watch::Receiver<Option<TopologyLine>>,
     repair: watch::Receiver<RepairLine>,
+    clock: watch::Receiver<ClockLine>,
 }
 
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -75,14 +77,17 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let (tell_backup, backup) = watch::channel(BackupLine::default());
     let (tell_topology, topology) = watch::channel(None);
     let (tell_repair, repair) = watch::channel(RepairLine::default());
+    let (tell_clock, clock) = watch::channel(ClockLine::default());
+    let book = clocks::Book::default();
     let state_dir = post.settings.state_dir.clone();
-    let board = Board { state_dir, started_at, archive: archive.clone(), backup, topology, repair };
+    let board = Board { state_dir, started_at, archive: archive.clone(), backup, topology, repair, clock };
     // All but the archiver may be dropped at any moment.
     let beside = async {
         tokio::join!(
             topology::record(post.clone(), tell_topology),
             backups::take(post.clone(), archive, tell_backup, shutdown.clone()),
             repairs::keep(post.clone(), tell_repair),
+            clocks::keep(&post, &book, &tell_clock),
             board.keep(&post),
         );
     };
@@ -90,6 +95,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         archived = archive::run(archiver, post.vault.clone(), shutdown.clone(), tell_archive) => archived,
         () = beside => Err(archive::Error::Thread),
     };
+    book.store(&post, &tell_clock).await;
     board.write(&post);
     post.vault.zones().settle(SETTLE_WITHIN).await;
     Ok(archived?)
@@ -180,6 +186,7 @@ impl Board {
             backup: self.backup.borrow().clone(),
             topology: self.topology.borrow().clone(),
             repair: self.repair.borrow().clone(),
+            clock: self.clock.borrow().clone(),
         };
         if let Err(error) = status::write(&self.state_dir, &status) {
             tracing::warn!(%error, folder = %self.state_dir.display(), "the status file cannot be written");

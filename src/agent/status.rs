@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive;
 use crate::archive::Mishap;
 use crate::ids::{BackupId, ClusterName, NodeName, ZoneName};
+use crate::manifest::clock::Reference;
 use crate::manifest::{self, Document};
 use crate::moment::Moment;
 
@@ -33,6 +34,8 @@ pub struct AgentStatus {
     pub topology: Option<TopologyLine>,
     #[serde(default)]
     pub repair: RepairLine,
+    #[serde(default)]
+    pub clock: ClockLine,
 }
 
 /// How a zone did when this agent last used it.
@@ -69,6 +72,22 @@ pub struct RepairLine {
     /// Damaged copies.
     pub replaced: u64,
     pub last_error: Option<Mishap>,
+}
+
+/// How far the node's clock is ahead of the coordinator's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockLine {
+    /// Whom it is compared with; `None` while nobody is known.
+    pub reference: Option<Reference>,
+    /// When it was last compared; the two numbers are of then.
+    pub sampled_at: Option<Moment>,
+    pub ahead_micros: i64,
+    pub uncertain_micros: i64,
+    pub stored_at: Option<Moment>,
+    /// Why it cannot be compared.
+    pub last_error: Option<Mishap>,
+    /// Why it cannot be stored.
+    pub store_error: Option<Mishap>,
 }
 
 impl Document for AgentStatus {
@@ -130,6 +149,7 @@ mod tests {
             backup: BackupLine::default(),
             topology: None,
             repair: RepairLine::default(),
+            clock: ClockLine::default(),
         };
         write(folder.path(), &status).unwrap();
         assert_eq!(read(folder.path()).unwrap(), Some(status));

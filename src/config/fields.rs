@@ -121,7 +121,7 @@ pub const FIELDS: &[Field] = &[
     field(
         "clock.coordinator",
         Nothing,
-        "How to reach the coordinator, as in postgres.conninfo, so that `pitrus check` can compare this machine's clock with its own.",
+        "How to reach the server whose clock is the cluster's, as in postgres.conninfo. Left out, the agent asks Citus where the coordinator is, and visits it with the role and password of [postgres]. Without Citus, name the same server on every node.",
     ),
     field(
         "clock.password_file",

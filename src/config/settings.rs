@@ -32,7 +32,7 @@ pub struct Settings {
     pub archive: Archive,
     /// Every moment of so many days back stays restorable.
     pub retention_days: u32,
-    /// The server with whose clock this machine's is compared.
+    /// The server with whose clock this node's is compared, where it is not Citus's coordinator.
     pub coordinator: Option<Server>,
 }
 

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing))] // tests index what they made
 
 pub mod backup;
+pub mod clock;
 pub mod clone_mark;
 pub mod node;
 pub mod topology;

@@ -1,11 +1,12 @@
 //! One live PostgreSQL node: its SQL session, its replication stream, its data directory.
 //!
-//! [`ConnectionOptions`] -> [`Session`] (SQL by tokio-postgres) -> [`facts`], [`topology`], [`report`]
+//! [`ConnectionOptions`] -> [`Session`] (SQL by tokio-postgres) -> [`facts`], [`topology`], [`report`], [`clock`]
 //! [`ConnectionOptions`] -> [`Replication`] (our own client: tokio-postgres has no CopyBoth) -> WAL bytes
 //!
 //! Knows nothing of zones, clusters of other nodes, or what the bytes mean. Every wait on the server
 //! is bounded. Passwords travel as [`Secret`], which never prints.
 
+pub mod clock;
 mod error;
 pub mod facts;
 mod options;

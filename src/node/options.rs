@@ -66,6 +66,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_USER: &str = "postgres";
 
 impl ConnectionOptions {
+    /// Returns how to reach another server with the same role, password and demands on TLS.
+    pub fn toward(&self, host: &str, port: u16, database: &str) -> Result<ConnectionOptions, Error> {
+        let target = self.target()?;
+        let ssl = match target.ssl {
+            SslMode::Disable => "disable",
+            SslMode::Require => "require",
+            _ => "prefer",
+        };
+        let words = [host, &target.user, database].map(quoted);
+        let [host, user, database] = words;
+        Ok(ConnectionOptions {
+            conninfo: format!("host={host} port={port} user={user} dbname={database} sslmode={ssl}"),
+            password: self.password.clone(),
+            tls_root_cert: self.tls_root_cert.clone(),
+        })
+    }
+
     pub(super) fn target(&self) -> Result<Target, Error> {
         let bad = |problem: String| Error::Options { problem };
         // Certificates are verified in full wherever sslmode is stronger than `prefer`.
@@ -101,6 +118,11 @@ impl ConnectionOptions {
         let ssl = config.get_ssl_mode();
         Ok(Target { config, place, user, ssl, connect_timeout, server })
     }
+}
+
+/// Returns a value as libpq's `key=value` words take any.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 fn place(config: &mut Config) -> Result<Place, String> {
@@ -148,6 +170,21 @@ mod tests {
         assert_eq!(url.place, Place::Tcp { host: "db.example".into(), address: None, port: 5433 });
         assert_eq!((url.ssl, url.user.as_str()), (SslMode::Require, "postgres"));
         assert!(matches!(target("").unwrap().place, Place::Socket(_)));
+    }
+
+    #[test]
+    fn another_server_is_reached_in_the_same_way() {
+        let own = ConnectionOptions {
+            conninfo: "host=/run/pg user=back\\'up sslmode=verify-full".to_owned(),
+            password: Some(Secret::new("p".to_owned())),
+            tls_root_cert: Some("/etc/ca.pem".into()),
+        };
+        let other = own.toward("10.0.0.1", 5433, "a b").unwrap();
+        let target = other.target().unwrap();
+        assert_eq!(target.place, Place::Tcp { host: "10.0.0.1".into(), address: None, port: 5433 });
+        assert_eq!((target.user.as_str(), target.ssl), ("back'up", SslMode::Require));
+        assert_eq!(target.config.get_dbname(), Some("a b"));
+        assert_eq!((target.config.get_password(), other.tls_root_cert), (Some(&b"p"[..]), own.tls_root_cert));
     }
 
     #[test]

@@ -46,6 +46,41 @@ pub async fn read(options: &ConnectionOptions) -> Result<Vec<CitusDatabase>, Err
     Ok(found)
 }
 
+/// Where the coordinator is, as a node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// This server is it.
+    Here,
+    At {
+        host: String,
+        port: u16,
+        database: String,
+    },
+    /// No database has Citus's catalogue, or none names the coordinator.
+    Unknown,
+}
+
+const COORDINATOR: GroupId = GroupId(0);
+
+/// Returns where the coordinator is.
+pub async fn coordinator(options: &ConnectionOptions) -> Result<Seat, Error> {
+    for (database, session) in with_catalogue(options).await? {
+        let query = "SELECT nodename::text, nodeport,
+                            (SELECT groupid FROM pg_catalog.pg_dist_local_group LIMIT 1)
+                       FROM (SELECT 1) AS once LEFT JOIN pg_catalog.pg_dist_node
+                         ON groupid = $1 AND noderole::text = 'primary' LIMIT 1";
+        let row = session.row("look for the coordinator", query, &[&COORDINATOR.0]).await?;
+        if row.get::<_, Option<i32>>(2) == Some(COORDINATOR.0) {
+            return Ok(Seat::Here);
+        }
+        let port = row.get::<_, Option<i32>>(1).and_then(|port| u16::try_from(port).ok());
+        if let Some((host, port)) = row.get::<_, Option<String>>(0).zip(port) {
+            return Ok(Seat::At { host, port, database: database.name });
+        }
+    }
+    Ok(Seat::Unknown)
+}
+
 /// Opens a session to each database that has the catalogue.
 async fn with_catalogue(options: &ConnectionOptions) -> Result<Vec<(Database, Session)>, Error> {
     let query = "SELECT datname::text, oid FROM pg_database WHERE datallowconn AND NOT datistemplate

@@ -41,7 +41,8 @@ fn segment(number: u64) -> Segment {
 fn holdings(backups: Vec<Backup>, hours: u64) -> Holdings {
     let packs = backups.iter().flat_map(|b| b.packs.clone()).collect();
     let segments = (0..hours).map(segment).collect();
-    Holdings { segment_bytes: SEGMENT, backups, segments, packs }
+    let clocks = (0..hours).map(|hour| (moment(hour * 60), moment(hour * 60 + 59))).collect();
+    Holdings { segment_bytes: SEGMENT, backups, segments, packs, clocks }
 }
 
 /// Which bytes of WAL are there.
@@ -69,6 +70,7 @@ fn after(held: &Holdings, doomed: &Doomed) -> Holdings {
     left.backups.retain(|b| !doomed.backups.contains(&b.id));
     left.packs.retain(|p| !doomed.packs.contains(p));
     left.segments.retain(|s| !doomed.segments.contains(&(s.timeline, s.number)));
+    left.clocks.retain(|first, _| !doomed.clocks.contains(first));
     left
 }
 
@@ -82,6 +84,8 @@ fn keeps_the_newest_good_one_from_before_the_window() {
     assert_eq!(doomed.packs, [pack(10), pack(DAY + 10)]);
     let numbers: Vec<u64> = doomed.segments.iter().map(|s| s.1).collect();
     assert_eq!(numbers, (0..48).collect::<Vec<_>>());
+    // The clock is told from the object on in which the hour before the backup's end begins.
+    assert_eq!(doomed.clocks, (0..47).map(|hour| moment(hour * 60)).collect::<Vec<_>>());
     assert!(decide(moment(6 * DAY), 2, &after(&held, &doomed)).is_empty(), "a second run finds nothing");
 }
 
@@ -143,6 +147,7 @@ prop_compose! {
         }
         let mut held = holdings(backups, 10 * 24);
         held.segments.retain(|s| !lost_segments.contains(&s.number));
+        held.clocks.retain(|first, _| !lost_segments.contains(&(first.0 / (60 * MINUTE)).cast_unsigned()));
         for segment in &mut held.segments {
             if short.contains(&segment.number) {
                 segment.held_to = Lsn(segment.held_to.0 - 20);
@@ -165,6 +170,10 @@ proptest! {
         for at in (first..=now.min(10 * DAY)).step_by(37) {
             for fits in [|b: &Backup| !b.damaged, |_: &Backup| true] {
                 prop_assert!(!restorable(&held, &before, at, fits) || restorable(&left, &then, at, fits), "moment {at}");
+            }
+            if restorable(&held, &before, at, |_| true) {
+                let told = |held: &Holdings| held.clocks.range(..=moment(at)).next_back().map(|(first, _)| *first);
+                prop_assert_eq!(told(&held), told(&left), "the clock at {}", at);
             }
         }
         // Something good is always left where something good was.

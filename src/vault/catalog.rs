@@ -11,6 +11,7 @@ use crate::manifest::backup::Ends;
 use crate::manifest::node::NodeDoc;
 use crate::manifest::topology::TopologyDoc;
 use crate::manifest::{self, Document};
+use crate::moment::Moment;
 use crate::timeline::{History, TimelineId};
 use crate::zones::Listing;
 
@@ -35,6 +36,8 @@ pub struct NodeCatalog {
     /// By timeline and segment number.
     pub segments: BTreeMap<(TimelineId, u64), SegmentState>,
     pub histories: BTreeMap<TimelineId, History>,
+    /// Between which moments how far the node's clock was ahead is told, by rising beginning.
+    pub clocks: BTreeMap<Moment, Moment>,
     /// Zones that did not answer.
     pub silent: BTreeSet<ZoneName>,
     /// Enough zones answered that nothing a quorum held can be missing here.
@@ -133,6 +136,7 @@ impl NodeCatalog {
             bad_backups,
             histories: found.histories(vault, node).await?,
             segments: found.segments,
+            clocks: found.clocks,
             silent: listing.silent.iter().map(|failure| failure.zone.clone()).collect(),
             complete: listing.complete,
         }))
@@ -162,6 +166,7 @@ impl NodeCatalog {
 struct Found {
     segments: BTreeMap<(TimelineId, u64), SegmentState>,
     histories: BTreeSet<TimelineId>,
+    clocks: BTreeMap<Moment, Moment>,
     manifests: BTreeSet<BackupId>,
     gone: BTreeSet<BackupId>,
 }
@@ -177,6 +182,10 @@ impl Found {
             }
             ObjectName::History { timeline, .. } => {
                 self.histories.insert(timeline);
+            }
+            ObjectName::Clock { first, last, .. } => {
+                let known = self.clocks.entry(first).or_insert(last);
+                *known = last.max(*known);
             }
             ObjectName::Manifest { backup, .. } => {
                 self.manifests.insert(backup);
@@ -234,7 +243,7 @@ impl Found {
 }
 
 /// Reads a document of one value.
-async fn document<T: Document>(vault: &Vault, name: &ObjectName) -> Result<T, Error> {
+pub(super) async fn document<T: Document>(vault: &Vault, name: &ObjectName) -> Result<T, Error> {
     let bytes = vault.get(name).await?;
     manifest::from_bytes(&bytes).map_err(|source| Error::Document { object: vault.path(name), source })
 }

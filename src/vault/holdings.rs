@@ -7,8 +7,10 @@ use super::{NodeCatalog, ObjectName, SegmentState};
 use crate::ids::{BackupId, NodeName};
 use crate::lsn::Lsn;
 use crate::manifest::backup::{Ends, Pack};
+use crate::moment::Moment;
 use crate::retention::{Backup, Doomed, Holdings, Segment};
 use crate::timeline::TimelineId;
+use crate::zones::ZoneMask;
 
 /// Returns what is held of a node; `objects` are all of its names.
 pub fn holdings<'o>(held: &NodeCatalog, objects: impl Iterator<Item = &'o ObjectName>) -> Holdings {
@@ -27,6 +29,7 @@ pub fn holdings<'o>(held: &NodeCatalog, objects: impl Iterator<Item = &'o Object
         backups: held.backups.iter().map(backup).collect(),
         segments: held.segments.iter().map(segment).collect(),
         packs: objects.filter_map(pack).collect(),
+        clocks: held.clocks.clone(),
     }
 }
 
@@ -44,7 +47,7 @@ fn backup(Ends { head, foot }: &Ends) -> Backup {
     }
 }
 
-/// Returns what to delete, each step only after the one before: manifests, packs, WAL. Manifests of
+/// Returns what to delete, each step only after the one before: manifests, packs, WAL and clocks. Manifests of
 /// backups whose tombstone exists are among them: a zone that was away has brought them back.
 pub fn doomed_names<'o>(
     node: &NodeName,
@@ -61,6 +64,7 @@ pub fn doomed_names<'o>(
         .chain(&doomed.backups)
         .collect();
     let segments: BTreeSet<_> = doomed.segments.iter().copied().collect();
+    let clocks: BTreeSet<_> = doomed.clocks.iter().copied().collect();
     let pack = |pack: &Pack| ObjectName::Pack {
         node: node.clone(),
         backup: pack.backup.clone(),
@@ -75,9 +79,28 @@ pub fn doomed_names<'o>(
             ObjectName::Segment { wal, .. }
             | ObjectName::Index { wal, .. }
             | ObjectName::Part { wal, .. } => segments.contains(&(wal.timeline, wal.number(segment_bytes))),
+            ObjectName::Clock { first, .. } => clocks.contains(first),
             _ => false,
         }),
     ]
+}
+
+/// Objects about the clock that a longer one replaces, which a quorum holds; with them come their zones.
+pub fn outgrown_clocks(names: &[(ObjectName, ZoneMask)], quorum: usize) -> Vec<ObjectName> {
+    let mut longest: BTreeMap<Moment, Moment> = BTreeMap::new();
+    for (name, zones) in names {
+        if let ObjectName::Clock { first, last, .. } = name
+            && zones.count() >= quorum
+        {
+            let known = longest.entry(*first).or_insert(*last);
+            *known = (*known).max(*last);
+        }
+    }
+    let is_outgrown = |name: &&ObjectName| match name {
+        ObjectName::Clock { first, last, .. } => longest.get(first).is_some_and(|longest| last < longest),
+        _ => false,
+    };
+    names.iter().map(|(name, _)| name).filter(is_outgrown).cloned().collect()
 }
 
 /// Tombstones that are needed no more: nothing of their backups is left in `objects`, which must be of

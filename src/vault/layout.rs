@@ -4,6 +4,7 @@
 //! <cluster>/keys/<epoch>-<master>                      an epoch key, wrapped for a master key
 //! <cluster>/topology/<unix microseconds, 16 hex>       the shape of the cluster since then
 //! <cluster>/nodes/<node>/node                          who the node is
+//! <cluster>/nodes/<node>/clock/<first>-<last>          how far its clock was ahead between these moments
 //! <cluster>/nodes/<node>/wal/<timeline>/<segment>      a complete WAL segment
 //! <cluster>/nodes/<node>/wal/<timeline>/<segment>.index
 //! <cluster>/nodes/<node>/wal/<timeline>/<segment>.part-<start>-<end>   bytes [start, end) of an unfinished one
@@ -13,7 +14,7 @@
 //! <cluster>/nodes/<node>/packs/<backup>/<number, 6 digits>
 //! ```
 //! Timelines (8 digits) and segments (24) are written as PostgreSQL writes them, start and end as 8
-//! hexadecimal digits.
+//! hexadecimal digits, moments as 16: microseconds of Unix time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -79,6 +80,12 @@ pub enum ObjectName {
     Node {
         node: NodeName,
     },
+    /// A longer one that begins at the same moment has all that this has.
+    Clock {
+        node: NodeName,
+        first: Moment,
+        last: Moment,
+    },
     Segment {
         node: NodeName,
         wal: WalName,
@@ -120,9 +127,12 @@ impl ObjectName {
         match self {
             ObjectName::Key { epoch, master } => format!("{}/{epoch}-{master}", folder::keys(cluster)),
             ObjectName::Topology { at } => {
-                format!("{}/{:016x}", folder::topologies(cluster), at.unix_micros().max(0))
+                format!("{}/{}", folder::topologies(cluster), moment(*at))
             }
             ObjectName::Node { node } => format!("{}/node", folder::node(cluster, node)),
+            ObjectName::Clock { node, first, last } => {
+                format!("{}/clock/{}-{}", folder::node(cluster, node), moment(*first), moment(*last))
+            }
             ObjectName::Segment { node, wal } => {
                 format!("{}/{wal}", folder::wal(cluster, node, wal.timeline))
             }
@@ -156,10 +166,7 @@ impl ObjectName {
                 let (epoch, master) = name.split_once('-')?;
                 ObjectName::Key { epoch: epoch.parse().ok()?, master: master.parse().ok()? }
             }
-            ["topology", at] => {
-                let micros = i64::try_from(hex(at, 16, true)?).ok()?;
-                ObjectName::Topology { at: Moment::from_unix_micros(micros) }
-            }
+            ["topology", at] => ObjectName::Topology { at: read_moment(at)? },
             ["nodes", node, rest @ ..] => Self::parse_of_node(node.parse().ok()?, rest)?,
             _ => return None,
         };
@@ -170,6 +177,11 @@ impl ObjectName {
     fn parse_of_node(node: NodeName, words: &[&str]) -> Option<Self> {
         Some(match words {
             ["node"] => ObjectName::Node { node },
+            ["clock", span] => {
+                let (first, last) = span.split_once('-')?;
+                let (first, last) = (read_moment(first)?, read_moment(last)?);
+                (first <= last).then_some(ObjectName::Clock { node, first, last })?
+            }
             ["wal", file] => {
                 let timeline = u32::try_from(hex(file.strip_suffix(".history")?, 8, false)?).ok()?;
                 ObjectName::History { node, timeline: TimelineId(timeline) }
@@ -201,6 +213,7 @@ impl ObjectName {
         match self {
             ObjectName::Key { .. } | ObjectName::Topology { .. } => None,
             ObjectName::Node { node }
+            | ObjectName::Clock { node, .. }
             | ObjectName::Segment { node, .. }
             | ObjectName::Index { node, .. }
             | ObjectName::Part { node, .. }
@@ -242,6 +255,15 @@ pub(super) mod folder {
     }
 }
 
+/// Writes a moment so that names sort as moments do.
+fn moment(at: Moment) -> String {
+    format!("{:016x}", at.unix_micros().max(0))
+}
+
+fn read_moment(text: &str) -> Option<Moment> {
+    Some(Moment::from_unix_micros(i64::try_from(hex(text, 16, true)?).ok()?))
+}
+
 /// Reads exactly so many hexadecimal digits of one case.
 fn hex(text: &str, digits: usize, lower: bool) -> Option<u64> {
     let fits = |b: u8| {
@@ -268,6 +290,10 @@ mod tests {
         let cases = [
             (ObjectName::Node { node: node.clone() }, "shop/nodes/w1/node"),
             (ObjectName::Topology { at }, "shop/topology/000644160f7bba00"),
+            (
+                ObjectName::Clock { node: node.clone(), first: at, last: at.plus_micros(1) },
+                "shop/nodes/w1/clock/000644160f7bba00-000644160f7bba01",
+            ),
             (
                 ObjectName::Segment { node: node.clone(), wal },
                 "shop/nodes/w1/wal/00000003/000000030100000000000001",
@@ -321,6 +347,8 @@ mod tests {
             "shop/nodes/w1/wal/00000003/0000000301000000000000aa",
             "shop/nodes/w1/wal/00000003/000000030100000000000001.part-0-1",
             "shop/nodes/w1/wal/3.history",
+            "shop/nodes/w1/clock/000644160f7bba01-000644160f7bba00",
+            "shop/nodes/w1/clock/000644160f7bba01",
             "shop/nodes/w1/packs/b/7",
             "shop/nodes/w1/packs/b/+00007",
             "shop/nodes/../node",

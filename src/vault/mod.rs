@@ -9,6 +9,7 @@
 
 mod backups;
 mod catalog;
+mod clocks;
 mod error;
 mod holdings;
 mod keys;
@@ -23,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 pub use backups::ManifestSealer;
 pub use catalog::{Catalog, NodeCatalog, PartRange, SegmentState};
 pub use error::Error;
-pub use holdings::{doomed_names, holdings, spent_tombstones};
+pub use holdings::{doomed_names, holdings, outgrown_clocks, spent_tombstones};
 pub use layout::{ObjectName, WalName};
 pub use mend::Mended;
 pub use objects::Stored;

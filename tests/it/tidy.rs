@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 9] = [
     &["lsn", "timeline", "ids", "moment", "class", "clock", "retry", "flow"],
     &["wal", "pgfile", "citus", "seal", "manifest"],
-    &["cut", "retention"],
+    &["cut", "skew", "retention"],
     &["zones", "node"],
     &["vault"],
     &["backup", "archive", "restore", "repair", "expire"],

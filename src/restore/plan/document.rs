@@ -48,6 +48,10 @@ pub struct Plan {
     pub orphans: Vec<Orphan>,
     /// What stopping each node by its own clock (`recovery_target_time`) would tear.
     pub torn_by_time: Vec<Torn>,
+    /// How well independent one-node transactions of different nodes are ordered at the time asked for, in
+    /// microseconds; `None` where a clock was not measured, or no time is asked for.
+    #[serde(default)]
+    pub order_uncertain_micros: Option<i64>,
     /// What the operator should know before going on.
     pub notes: Vec<String>,
 }
@@ -81,12 +85,34 @@ pub struct NodePlan {
     pub first_excluded: Option<Landmark>,
     /// How long before the target the last transaction inside was, by this node's clock; negative when after it.
     pub before_target_micros: Option<i64>,
-    /// How far this node's clock is taken to be ahead.
+    /// How far this node's clock is taken to be ahead of the coordinator's at the time asked for.
     pub clock_ahead_micros: i64,
+    /// Up to so much more or less; `None` where nobody measured.
+    #[serde(default)]
+    pub clock_uncertain_micros: Option<i64>,
+    #[serde(default)]
+    pub clock_source: ClockSource,
     /// A restored server must not set these lower.
     pub parameters: Parameters,
     /// A few transaction records on both sides of the stop, in order of position.
     pub around: Vec<Landmark>,
+}
+
+/// From where it is known how far a node's clock was ahead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockSource {
+    /// No time is asked for, so no clock is read.
+    #[default]
+    NotNeeded,
+    /// Nobody measured it: it is taken to be right.
+    NotMeasured,
+    /// The operator said it.
+    Given,
+    /// It is the clock by which the others are measured.
+    Coordinator,
+    /// The node's agent compared it with the coordinator's.
+    Sampled,
 }
 
 /// Consecutive segments of one timeline, both ends included.

@@ -9,7 +9,8 @@
 use std::collections::BTreeMap;
 
 use super::choose;
-use super::document::{Plan, Request};
+use super::clock::{NodeClock, order_uncertain};
+use super::document::{ClockSource, Plan, Request};
 use super::line::Line;
 use super::node::Node;
 use super::{Error, VERSION};
@@ -21,14 +22,15 @@ use crate::lsn::Lsn;
 use crate::manifest::topology::TopologyDoc;
 use crate::moment::Moment;
 use crate::restore::window::{self, Window};
-use crate::vault::{Catalog, Vault};
+use crate::vault::{Catalog, NodeCatalog, Vault};
 
 /// What a plan is made for.
 #[derive(Clone, Debug)]
 pub struct PlanOptions {
     pub request: Request,
     pub new_name: ClusterName,
-    /// How far each node's clock was ahead of the true time, in microseconds; 0 where it is not named.
+    /// How far each node's clock was ahead of the true time, in microseconds; where it is not named, what was
+    /// sampled counts.
     pub clocks: BTreeMap<NodeName, i64>,
     /// What to add to the time stamps in a node's WAL, in microseconds: shows what a wrong clock would have done.
     pub pretended: BTreeMap<NodeName, i64>,
@@ -49,8 +51,8 @@ pub async fn make(vault: &Vault, catalog: &Catalog, options: &PlanOptions) -> Re
         let line = Line::new(vault, name, node)
             .ok_or_else(|| maker.outside(format!("node {name} has no WAL archived")))?;
         let pretended = options.pretended.get(name).copied().unwrap_or(0);
-        let ahead = options.clocks.get(name).copied().unwrap_or(0);
-        maker.nodes.push(Node::new(line, pretended, ahead));
+        let clock = maker.clock(vault, name, node).await;
+        maker.nodes.push(Node::new(line, pretended, clock));
     }
     let starts = maker.starts().await?;
     let (histories, cut) = maker.settle_on(&starts).await?;
@@ -80,6 +82,17 @@ impl<'a> Maker<'a> {
             window.push_str(&format!(", but for gaps in the WAL of {}", broken.join(", ")));
         }
         Error::Outside { asked: self.options.request.to_string(), why, window }
+    }
+
+    /// Finds out how far a node's clock was ahead at the time asked for.
+    async fn clock(&mut self, vault: &Vault, name: &NodeName, node: &NodeCatalog) -> NodeClock {
+        match (&self.options.request, self.options.clocks.get(name)) {
+            (_, Some(ahead)) => NodeClock::given(*ahead),
+            (Request::Time(time), None) => {
+                NodeClock::sampled(vault, name, node, *time, &mut self.notes).await
+            }
+            _ => NodeClock::taken_as_right(ClockSource::NotNeeded),
+        }
     }
 
     /// Finds the position that the request names on each node.
@@ -184,6 +197,7 @@ impl<'a> Maker<'a> {
                 want.node
             ));
         }
+        let order_uncertain_micros = asked.and_then(|_| order_uncertain(&nodes));
         Ok(Plan {
             version: VERSION,
             cluster: cluster.clone(),
@@ -200,6 +214,7 @@ impl<'a> Maker<'a> {
             foreign: cut.foreign,
             orphans: cut.orphans,
             torn_by_time,
+            order_uncertain_micros,
             notes: self.notes,
         })
     }

@@ -1,6 +1,7 @@
 //! From a catalogue and a moment asked for to a [`Plan`].
 
 mod choose;
+mod clock;
 mod document;
 mod error;
 mod line;
@@ -9,7 +10,7 @@ mod node;
 mod print;
 mod span;
 
-pub use document::{Landmark, LandmarkKind, NodePlan, Plan, Request, WalRange};
+pub use document::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan, Request, WalRange};
 pub use error::Error;
 pub use make::{PlanOptions, make};
 

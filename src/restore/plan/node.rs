@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::choose::{self, Choice};
+use super::clock::NodeClock;
 use super::document::NodePlan;
 use super::line::Line;
 use super::span::{Around, Span};
@@ -17,8 +18,7 @@ const SHOWN: usize = 3;
 
 pub(super) struct Node<'a> {
     span: Span<'a>,
-    /// How far its clock is ahead, in microseconds.
-    ahead: i64,
+    clock: NodeClock,
     choice: Option<Choice<'a>>,
     view: View,
 }
@@ -44,8 +44,8 @@ impl Seen for Node<'_> {
 type Start = Result<Lsn, String>;
 
 impl<'a> Node<'a> {
-    pub(super) fn new(line: Line<'a>, pretended: i64, ahead: i64) -> Self {
-        Node { span: Span::new(line, pretended), ahead, choice: None, view: View::new() }
+    pub(super) fn new(line: Line<'a>, pretended: i64, clock: NodeClock) -> Self {
+        Node { span: Span::new(line, pretended), clock, choice: None, view: View::new() }
     }
 
     pub(super) fn name(&self) -> &'a NodeName {
@@ -59,7 +59,7 @@ impl<'a> Node<'a> {
 
     /// Returns the newest archived time stamp, in true time.
     pub(super) async fn newest_time(&mut self) -> Result<Option<Moment>, Error> {
-        Ok(self.span.newest_time().await?.map(|time| time.plus_micros(self.ahead.saturating_neg())))
+        Ok(self.span.newest_time().await?.map(|time| time.plus_micros(self.clock.ahead.saturating_neg())))
     }
 
     /// Chooses the best backup that is consistent at or before `stop`; returns whether there is one.
@@ -76,7 +76,7 @@ impl<'a> Node<'a> {
 
     /// Returns the position of the first record after `time`, where a backup lies before it.
     pub(super) async fn start_at(&mut self, time: Moment) -> Result<Start, Error> {
-        let own = time.plus_micros(self.ahead);
+        let own = time.plus_micros(self.clock.ahead);
         loop {
             let start = self.position_by_own_clock(own).await?;
             if start == Lsn::MAX && self.is_before_gap() {
@@ -154,7 +154,7 @@ impl<'a> Node<'a> {
         let last_included = before.last().cloned();
         let before_target_micros = asked
             .zip(last_included.as_ref())
-            .map(|(t, mark)| t.plus_micros(self.ahead).micros_since(mark.time));
+            .map(|(t, mark)| t.plus_micros(self.clock.ahead).micros_since(mark.time));
         Ok(NodePlan {
             node: line.node.clone(),
             group: doc.group,
@@ -172,7 +172,9 @@ impl<'a> Node<'a> {
             first_excluded: after.first().filter(|_| stop_before.is_some()).cloned(),
             last_included,
             before_target_micros,
-            clock_ahead_micros: self.ahead,
+            clock_ahead_micros: self.clock.ahead,
+            clock_uncertain_micros: self.clock.uncertain,
+            clock_source: self.clock.source,
             parameters: self.span.parameters(),
             around: before.into_iter().chain(after).collect(),
         })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::document::{Landmark, LandmarkKind, NodePlan, Plan, Request};
+use super::document::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan, Request};
 use crate::lsn::Lsn;
 
 /// Lists longer than this are cut short; the JSON form has all of them.
@@ -45,6 +45,7 @@ impl fmt::Display for Plan {
         }
         writeln!(f)?;
         table(f, &self.rows())?;
+        self.write_clocks(f)?;
         list(f, "moved to a consistent cut", &self.moves)?;
         list(f, "left out: inside at the positions asked for, outside the cut", &self.left_out_lines())?;
         list(f, "settled after recovery", &self.settle_lines())?;
@@ -63,6 +64,33 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
+    /// Writes how far each clock was ahead, and what that leaves uncertain.
+    fn write_clocks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nodes.iter().all(|node| node.clock_source == ClockSource::NotNeeded) {
+            return Ok(());
+        }
+        writeln!(f, "\nclocks at that moment, against the coordinator's:")?;
+        let width = self.nodes.iter().map(|node| node.node.as_str().len()).max().unwrap_or(0);
+        for node in &self.nodes {
+            writeln!(f, "  {:width$}  {}", node.node.as_str(), node.clock_line())?;
+        }
+        if self.nodes.len() < 2 || !matches!(self.request, Request::Time(_)) {
+            return Ok(());
+        }
+        match self.order_uncertain_micros {
+            Some(micros) => writeln!(
+                f,
+                "one-node transactions of different nodes, which nothing in the WAL ties together, are ordered to within {}",
+                millis(micros)
+            ),
+            None => writeln!(
+                f,
+                "one-node transactions of different nodes, which nothing in the WAL ties together, are ordered only as well \
+                 as the clocks agreed, which was not measured on every node"
+            ),
+        }
+    }
+
     fn rows(&self) -> Vec<[String; 6]> {
         let head = ["node", "backup", "WAL", "stop before", "last inside", "before the target"];
         std::iter::once(head.map(str::to_owned)).chain(self.nodes.iter().map(NodePlan::row)).collect()
@@ -108,6 +136,20 @@ impl NodePlan {
             self.last_included.as_ref().map_or("-".to_owned(), |l| l.time.to_string()),
             self.before_target_micros.map_or("-".to_owned(), millis),
         ]
+    }
+
+    fn clock_line(&self) -> String {
+        let ahead = || {
+            let side = if self.clock_ahead_micros < 0 { "behind" } else { "ahead" };
+            format!("{:.3} ms {side}", self.clock_ahead_micros.unsigned_abs() as f64 / 1000.0)
+        };
+        match (self.clock_source, self.clock_uncertain_micros) {
+            (ClockSource::NotNeeded, _) => "not needed".to_owned(),
+            (ClockSource::Coordinator, _) => "the coordinator's own".to_owned(),
+            (ClockSource::Given, _) => format!("{}, as given by --clock", ahead()),
+            (ClockSource::Sampled, Some(micros)) => format!("{}, give or take {}", ahead(), millis(micros)),
+            _ => "not measured: taken to be right".to_owned(),
+        }
     }
 
     fn write_around(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,7 +14,7 @@ use pitrus::ids::{GroupId, NodeName};
 use pitrus::lsn::Lsn;
 use pitrus::manifest::topology::{CitusDatabase, TopologyDoc};
 use pitrus::moment::Moment;
-use pitrus::restore::plan::{Landmark, LandmarkKind, NodePlan, Plan, Request, WalRange};
+use pitrus::restore::plan::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan, Request, WalRange};
 use pitrus::restore::{self, Report, RestoreOptions, Settled, Stage, Step, Targets};
 use pitrus::timeline::TimelineId;
 use pitrus::wal::event::Parameters;
@@ -177,6 +177,8 @@ fn node_plan(
         first_excluded: outside.map(landmark),
         before_target_micros: None,
         clock_ahead_micros: 0,
+        clock_uncertain_micros: None,
+        clock_source: ClockSource::NotNeeded,
         parameters: Parameters {
             max_connections: 200,
             max_wal_senders: 8,
@@ -220,6 +222,7 @@ fn plan(kind: Kind, nodes: Vec<NodePlan>, settle: Vec<Settle>) -> Plan {
         foreign: Vec::new(),
         orphans: Vec::new(),
         torn_by_time: Vec::new(),
+        order_uncertain_micros: None,
         notes: Vec::new(),
     }
 }
