@@ -1,4 +1,5 @@
-//! The server's part in a backup: from `pg_backup_start` to `pg_backup_stop`, in one session.
+//! The server's part in a backup: from `pg_backup_start` to `pg_backup_stop`, in one session. (14 calls them
+//! `pg_start_backup` and `pg_stop_backup`, and must be asked not to do it the exclusive way.)
 //!
 //! When the session ends in any other way, the server forgets the backup by itself: nothing is left.
 
@@ -7,6 +8,7 @@ use crate::lsn::Lsn;
 use crate::manifest::backup::Setting;
 use crate::node::{ConnectionOptions, NodeFacts, Session, pgdata, report};
 use crate::timeline::TimelineId;
+use crate::wal::Version;
 
 /// An advisory lock of ours, held while a backup runs: "pitrusBK".
 const LOCK: i64 = 0x7069_7472_7573_424B;
@@ -20,6 +22,7 @@ pub(super) struct Bracket<'a> {
     options: &'a BackupOptions,
     session: Session,
     pub(super) facts: NodeFacts,
+    pub(super) version: Version,
 }
 
 /// What the server said at the end.
@@ -39,14 +42,14 @@ impl<'a> Bracket<'a> {
         let failed = |source| Error::Server { node: options.node.clone(), source };
         let session = Session::connect(connection, None).await.map_err(failed)?;
         let facts = session.facts().await.map_err(failed)?;
-        facts.supported().map_err(failed)?;
+        let version = facts.supported().map_err(failed)?;
         if facts.in_recovery {
             return Err(Error::Standby { node: options.node.clone() });
         }
         pgdata::refuse_clone(&facts.data_directory, &options.cluster).map_err(failed)?;
         let set = session.client().batch_execute(SETTINGS).await;
         set.map_err(|error| failed(session.failed("prepare the session", error)))?;
-        let bracket = Bracket { options, session, facts };
+        let bracket = Bracket { options, session, facts, version };
         let locked: bool = bracket.value("lock", "SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?;
         if locked { Ok(bracket) } else { Err(Error::Busy { node: options.node.clone() }) }
     }
@@ -61,15 +64,22 @@ impl<'a> Bracket<'a> {
     /// Begins the backup; returns where recovery of it will begin. Waits for a checkpoint.
     pub(super) async fn start(&self) -> Result<Lsn, Error> {
         let BackupOptions { label, fast, .. } = self.options;
-        let query = "SELECT pg_backup_start($1, fast => $2)::text";
+        let query = match self.version {
+            Version::V14 => "SELECT pg_start_backup($1, fast => $2, exclusive => false)::text",
+            _ => "SELECT pg_backup_start($1, fast => $2)::text",
+        };
         let start: String = self.value("start the backup", query, &[label, fast]).await?;
         start.parse().map_err(|_| self.label(format!("start position {start:?}")))
     }
 
     /// Ends the backup, and checks that it is the one that began at `start`.
     pub(super) async fn stop(&self, start: Lsn) -> Result<Stopped, Error> {
-        let query = "SELECT lsn::text, labelfile, spcmapfile FROM pg_backup_stop(wait_for_archive => false)";
-        let row = self.session.row("stop the backup", query, &[]).await;
+        let function = match self.version {
+            Version::V14 => "pg_stop_backup(exclusive => false, wait_for_archive => false)",
+            _ => "pg_backup_stop(wait_for_archive => false)",
+        };
+        let query = format!("SELECT lsn::text, labelfile, spcmapfile FROM {function}");
+        let row = self.session.row("stop the backup", &query, &[]).await;
         let row = row.map_err(|source| self.failed(source))?;
         let (stop, label, map): (String, String, Option<String>) = (row.get(0), row.get(1), row.get(2));
         let stop = stop.parse().map_err(|_| self.label(format!("stop position {stop:?}")))?;

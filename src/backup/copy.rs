@@ -24,6 +24,7 @@ use crate::manifest::backup::Entry;
 use crate::retry::Backoff;
 use crate::seal::Sealer;
 use crate::vault::{self, ObjectName, Vault};
+use crate::wal::Version;
 
 /// Packs on their way to the zones at once.
 const UPLOADS: usize = 2;
@@ -40,6 +41,7 @@ pub(super) struct Copier {
     pub(super) node: NodeName,
     pub(super) backup: BackupId,
     pub(super) data: PathBuf,
+    pub(super) version: Version,
     pub(super) verify_before: Option<Lsn>,
     pub(super) threads: usize,
     /// zstd level.
@@ -77,6 +79,7 @@ impl Copier {
         let (packs, received) = tokio::sync::mpsc::channel(1);
         let shared = Arc::new(Shared {
             data: self.data.clone(),
+            version: self.version,
             verify_before: self.verify_before,
             queue: Mutex::new(Queue::new(files)),
             stop: Arc::clone(&stop.0),

@@ -215,7 +215,8 @@ impl Job<'_> {
     async fn copy(&self, start: Lsn) -> Result<Stored, Error> {
         let facts = &self.bracket.facts;
         let data = facts.data_directory.clone();
-        let scan = tokio::task::spawn_blocking(move || Inventory::scan(&data));
+        let version = self.bracket.version;
+        let scan = tokio::task::spawn_blocking(move || Inventory::scan(&data, version));
         let mut inventory = scan.await.map_err(|_| Error::Ended)??;
         self.progress.total(inventory.bytes());
         let control = take_control(&mut inventory, facts.data_directory.join(CONTROL_FILE))?;
@@ -282,6 +283,7 @@ impl Job<'_> {
             node: self.options.node.clone(),
             backup: self.backup.clone(),
             data: facts.data_directory.clone(),
+            version: self.bracket.version,
             verify_before: facts.data_checksums.then_some(start),
             threads: self.options.threads,
             level: self.options.level,

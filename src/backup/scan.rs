@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use crate::manifest::backup::Tablespace;
 use crate::pgfile::kind::{self, Fork, RelationFile, Rule};
-
-/// How the folder of this server's version in a tablespace begins (`TABLESPACE_VERSION_DIRECTORY`).
-const TABLESPACE_VERSION: &str = "PG_15_";
+use crate::wal::Version;
 
 /// All that a backup copies.
 #[derive(Debug, Default)]
@@ -43,9 +41,9 @@ pub(super) struct Found {
 }
 
 impl Inventory {
-    /// Lists everything below `data`.
-    pub(super) fn scan(data: &Path) -> Result<Inventory, Error> {
-        let mut scan = Scan { data, found: Inventory::default(), inside: Vec::new() };
+    /// Lists everything below `data`, the data directory of a server of this version.
+    pub(super) fn scan(data: &Path, version: Version) -> Result<Inventory, Error> {
+        let mut scan = Scan { data, version, found: Inventory::default(), inside: Vec::new() };
         let links = tablespace_links(data)?;
         // A tablespace that lies in the data directory is copied as a tablespace, not twice.
         scan.inside = links.iter().map(|(_, location)| location.clone()).collect();
@@ -66,6 +64,7 @@ impl Inventory {
 
 struct Scan<'a> {
     data: &'a Path,
+    version: Version,
     found: Inventory,
     /// Where tablespaces are.
     inside: Vec<PathBuf>,
@@ -120,8 +119,10 @@ impl Scan<'_> {
         self.found.folders.push(Folder { path: root.clone(), mode: permissions(&metadata) });
         let location = location.to_str().ok_or_else(|| Error::Name { path: location.to_owned() })?;
         self.found.tablespaces.push(Tablespace { oid, location: location.to_owned() });
+        // `TABLESPACE_VERSION_DIRECTORY`; the catalogue's version follows.
+        let own = format!("PG_{}_", self.version);
         for name in names(&place)?.unwrap_or_default() {
-            if name.starts_with(TABLESPACE_VERSION) {
+            if name.starts_with(&own) {
                 self.take(format!("{root}/{name}"))?;
             }
         }
@@ -224,7 +225,7 @@ mod tests {
         }
         fs::create_dir_all(data.join("pg_notify")).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", data.join("linked.conf")).unwrap();
-        let found = Inventory::scan(&data).unwrap();
+        let found = Inventory::scan(&data, Version::V17).unwrap();
         assert_eq!(
             paths(&found),
             ["PG_VERSION", "base/1/1259", "base/1/16390_init", "global/pg_control", "pg_twophase/000002E1"]
@@ -242,7 +243,7 @@ mod tests {
     fn follows_tablespaces_inside_and_outside() {
         let place = tempfile::tempdir().unwrap();
         let data = place.path().join("data");
-        let version = format!("{}202209061", TABLESPACE_VERSION);
+        let version = "PG_17_202406281".to_owned();
         write(&data, "inside/x/5/16400", b"12");
         fs::rename(data.join("inside/x"), data.join("inside").join(&version)).unwrap();
         let outside = place.path().join("outside");
@@ -251,7 +252,7 @@ mod tests {
         fs::create_dir_all(data.join("pg_tblspc")).unwrap();
         std::os::unix::fs::symlink(data.join("inside"), data.join("pg_tblspc/16390")).unwrap();
         std::os::unix::fs::symlink(&outside, data.join("pg_tblspc/16391")).unwrap();
-        let found = Inventory::scan(&data).unwrap();
+        let found = Inventory::scan(&data, Version::V17).unwrap();
         let want =
             [format!("pg_tblspc/16390/{version}/5/16400"), format!("pg_tblspc/16391/{version}/5/16401")];
         assert_eq!(paths(&found), want);
@@ -266,6 +267,6 @@ mod tests {
         use std::os::unix::ffi::OsStrExt;
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join(std::ffi::OsStr::from_bytes(b"\xff")), b"").unwrap();
-        assert!(matches!(Inventory::scan(place.path()), Err(Error::Name { .. })));
+        assert!(matches!(Inventory::scan(place.path(), Version::V17), Err(Error::Name { .. })));
     }
 }

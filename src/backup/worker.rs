@@ -20,6 +20,7 @@ use crate::lsn::Lsn;
 use crate::manifest::backup::{Entry, Extent};
 use crate::pgfile::{control::ControlFile, kind::RelationFile, twophase};
 use crate::seal::{ChunkPlace, Sealer};
+use crate::wal::Version;
 use crate::wal::event::Prepared;
 
 pub(super) const CONTROL_FILE: &str = "global/pg_control";
@@ -32,6 +33,7 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(25);
 /// What all workers of a backup share.
 pub(super) struct Shared {
     pub(super) data: PathBuf,
+    pub(super) version: Version,
     /// `None` where the server has no page checksums; else the backup's start.
     pub(super) verify_before: Option<Lsn>,
     pub(super) queue: Mutex<Queue>,
@@ -166,7 +168,7 @@ impl Worker<'_> {
             let outcome = if &*found.path == CONTROL_FILE {
                 ControlFile::parse(bytes).map(|control| self.findings.control = Some(control))
             } else if found.path.starts_with(TWO_PHASE_FOLDER) {
-                twophase::parse(bytes).map(|prepared| self.findings.prepared.push(prepared))
+                twophase::parse(bytes, shared.version).map(|prepared| self.findings.prepared.push(prepared))
             } else {
                 if let Some(expected) = shared.expected(&found.path) {
                     self.findings.wrong.check(&found.path, expected, file, 0, bytes);

@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::config::draft::Draft;
 use crate::config::secret::Source;
 use crate::ids::{GroupId, NodeName, ZoneName};
-use crate::node::{ConnectionOptions, Error, Secret, Session, topology};
+use crate::node::{ConnectionOptions, Secret, Session, facts, topology};
 use crate::zones::create_folder;
 
 pub(super) async fn run(args: &Init, config: &Path) -> Result<(), Failure> {
@@ -63,9 +63,7 @@ async fn ask(args: &Init) -> Result<Option<GroupId>, Failure> {
     let row =
         session.row("read its version", "select current_setting('server_version_num')::int4", &[]).await?;
     let version: i32 = row.get(0);
-    if version / 10_000 != 15 {
-        return Err(Error::Version { found: format!("{}.{}", version / 10_000, version % 10_000) }.into());
-    }
+    facts::supported(version.cast_unsigned())?;
     Ok(topology::local_groups(&options).await?.first().map(|(_, group)| *group))
 }
 

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 
 use crate::class::{Class, Classified};
 use crate::ids::ClusterName;
+use crate::wal::Version;
 
 /// SQLSTATE codes that are handled by name.
 pub mod sqlstate {
     /// The server's answer where a WAL segment has already been removed.
     pub const UNDEFINED_FILE: &str = "58P01";
+    /// The server's answer to a command that it does not know.
+    pub const SYNTAX_ERROR: &str = "42601";
     pub const DUPLICATE_OBJECT: &str = "42710";
     /// A slot that another connection holds, perhaps our own of a moment ago.
     pub const OBJECT_IN_USE: &str = "55006";
@@ -40,7 +43,7 @@ pub enum Error {
     Silent { server: String, seconds: u64 },
     #[error("{server}: unexpected answer: {problem}")]
     Protocol { server: String, problem: String },
-    #[error("PostgreSQL {found} is not supported: this pitrus knows PostgreSQL 15")]
+    #[error("PostgreSQL {found} is not supported: this pitrus knows PostgreSQL {}", Version::NAMES)]
     Version { found: String },
     #[error("{path}")]
     File { path: PathBuf, source: io::Error },

@@ -6,6 +6,7 @@ use super::{ConnectionOptions, Error, Session, topology};
 use crate::ids::GroupId;
 use crate::moment::Moment;
 use crate::timeline::TimelineId;
+use crate::wal::Version;
 
 /// What a server says of itself at one moment.
 #[derive(Clone, Debug)]
@@ -95,10 +96,13 @@ impl NodeFacts {
     }
 
     /// Refuses versions whose formats this pitrus does not know.
-    pub fn supported(&self) -> Result<(), Error> {
-        match self.server_version_num / 10_000 {
-            15 => Ok(()),
-            major => Err(Error::Version { found: format!("{major}.{}", self.server_version_num % 10_000) }),
-        }
+    pub fn supported(&self) -> Result<Version, Error> {
+        supported(self.server_version_num)
     }
+}
+
+/// Refuses a server, by its `server_version_num`, whose formats this pitrus does not know.
+pub fn supported(version_num: u32) -> Result<Version, Error> {
+    let (major, minor) = (version_num / 10_000, version_num % 10_000);
+    Version::of_server(version_num).ok_or_else(|| Error::Version { found: format!("{major}.{minor}") })
 }

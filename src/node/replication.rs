@@ -9,15 +9,18 @@ use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 
 use super::wire::{Frame, TextRow, Wire};
-use super::{ConnectionOptions, Error};
+use super::{ConnectionOptions, Error, Session, sqlstate};
 use crate::clock;
 use crate::lsn::Lsn;
 use crate::moment::Moment;
 use crate::timeline::TimelineId;
 
+const READING_SLOT: &str = "read the replication slot";
+
 /// A replication connection.
 pub struct Replication {
     wire: Wire,
+    options: ConnectionOptions,
 }
 
 /// What `IDENTIFY_SYSTEM` says.
@@ -81,7 +84,7 @@ pub enum Streamed {
 impl Replication {
     /// Connects and logs in.
     pub async fn connect(options: &ConnectionOptions) -> Result<Self, Error> {
-        Ok(Replication { wire: Wire::connect(options).await? })
+        Ok(Replication { wire: Wire::connect(options).await?, options: options.clone() })
     }
 
     pub async fn identify_system(&mut self) -> Result<Identity, Error> {
@@ -110,7 +113,11 @@ impl Replication {
     /// Returns `None` where no such slot exists. Refuses a logical one.
     pub async fn read_slot(&mut self, name: &str) -> Result<Option<SlotPosition>, Error> {
         let command = format!("READ_REPLICATION_SLOT {}", quoted(name));
-        let rows = self.wire.command("read the replication slot", &command).await?;
+        let rows = match self.wire.command(READING_SLOT, &command).await {
+            // 14 does not know the command.
+            Err(error) if error.sqlstate() == Some(sqlstate::SYNTAX_ERROR) => self.slot_by_sql(name).await?,
+            rows => rows?,
+        };
         let row = rows.first().ok_or_else(|| self.wire.protocol("READ_REPLICATION_SLOT"))?;
         match column(row, 0) {
             None => Ok(None),
@@ -121,6 +128,15 @@ impl Replication {
             }
             Some(kind) => Err(self.wire.protocol(&format!("the slot {name} is {kind}, not physical"))),
         }
+    }
+
+    /// Asks a session of its own the same, for the same answer.
+    async fn slot_by_sql(&self, name: &str) -> Result<Vec<TextRow>, Error> {
+        let query = "SELECT slot.slot_type, slot.restart_lsn::text FROM (SELECT) AS one
+                     LEFT JOIN pg_replication_slots AS slot ON slot.slot_name = $1::text";
+        let session = Session::connect(&self.options, None).await?;
+        let row = session.row(READING_SLOT, query, &[&name]).await?;
+        Ok(vec![vec![row.get(0), row.get(1)]])
     }
 
     pub async fn timeline_history(&mut self, timeline: TimelineId) -> Result<HistoryFile, Error> {

@@ -15,7 +15,7 @@ use crate::class::{Class, Classified};
 pub enum Error {
     #[error("pg_control: {0}")]
     Control(&'static str),
-    #[error("pg_control has version {0}; PostgreSQL 15 writes 1300")]
+    #[error("pg_control has version {0}, which is none of PostgreSQL 14 to 18")]
     ControlVersion(u32),
     #[error("two-phase state file: {0}")]
     TwoPhase(&'static str),

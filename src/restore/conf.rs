@@ -17,7 +17,7 @@ use crate::wal::event::Parameters;
 pub(super) const ORIGINAL: &str = "pitrus.original";
 const FILES: [&str; 4] = ["postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf"];
 
-/// PostgreSQL 15's defaults of the settings that recovery compares with the source's.
+/// PostgreSQL's own defaults (of 14 to 18) of the settings that recovery compares with the source's.
 const DEFAULTS: Parameters = Parameters {
     max_connections: 100,
     max_worker_processes: 8,

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Version;
 use super::bytes::Bytes;
 use super::record::{Record, RelFile, rmgr};
 use super::xact::{self, Xact};
@@ -96,12 +97,14 @@ impl Changed {
     /// A database copied file by file, or made or dropped: relation 0 with limit 0 stands for all its files
     /// (`src/include/commands/dbcommands_xlog.h`).
     fn database(&mut self, record: &Record<'_>) -> Option<()> {
-        const COPIED: u8 = 0x00;
+        const CREATED: u8 = 0x00;
+        // From 15 on; what 14 has there is the drop.
         const LOGGED: u8 = 0x10;
         let mut rest = Bytes(record.main);
         let database = rest.u32()?;
         let tablespaces = match record.operation() {
-            COPIED | LOGGED => vec![rest.u32()?],
+            CREATED => vec![rest.u32()?],
+            LOGGED if record.version > Version::V14 => vec![rest.u32()?],
             _ => {
                 let count = rest.u32()?;
                 let mut ids = Bytes(rest.take((count as usize).checked_mul(4)?)?);

@@ -6,7 +6,7 @@
 
 use super::bytes::{u16_at, u32_at, u64_at};
 use super::record::{self, HEADER_BYTES, Record, rmgr};
-use super::{Error, version};
+use super::{Error, Version};
 use crate::lsn::Lsn;
 use crate::timeline::TimelineId;
 
@@ -49,6 +49,8 @@ pub struct Decoder {
     /// A first, headless piece of a record may lie at `at`.
     seeking: bool,
     previous: Option<Lsn>,
+    /// Of all pages so far.
+    version: Option<Version>,
     timeline: Option<TimelineId>,
     ended: Option<(Lsn, &'static str)>,
     /// The record at `at`, where it crosses pages that did not all come yet.
@@ -87,17 +89,19 @@ enum Found {
 }
 
 impl Decoder {
-    /// Begins at `start`: the start of a page (then the rest of a record begun earlier is skipped), or
-    /// of a record.
+    /// Begins at `start`, the position of the first byte to be fed. The first record is the first that
+    /// begins after a page header: only that tells who wrote it.
     pub fn new(segment_bytes: u32, start: Lsn) -> Self {
+        let page = Lsn(start.0.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX));
         Decoder {
             segment_bytes: u64::from(segment_bytes.max(1 << 20)),
             buffer: Vec::new(),
             base: start,
-            at: start,
-            wanted: start,
-            seeking: start.0.is_multiple_of(PAGE),
+            at: page,
+            wanted: page,
+            seeking: true,
             previous: None,
+            version: None,
             timeline: None,
             ended: None,
             pieces: None,
@@ -163,7 +167,8 @@ impl Decoder {
             self.ended = Some((lsn, why));
             return Ok(Step::End { at: lsn, why });
         }
-        let mut record = record::parse(bytes, lsn, end).ok_or(Error::Malformed { lsn })?;
+        let parsed = self.version.and_then(|version| record::parse(bytes, lsn, end, version));
+        let mut record = parsed.ok_or(Error::Malformed { lsn })?;
         if record.rmgr == rmgr::XLOG && record.operation() == XLOG_SWITCH {
             // The rest of the segment is zeros.
             record.end = Lsn(end.0.next_multiple_of(self.segment_bytes));
@@ -245,11 +250,11 @@ impl Decoder {
             self.wanted = self.at.plus(header);
             return Ok(Found::NeedMore);
         };
-        let (info, rest) = match check_page(page, self.at)? {
+        let PageInfo { version, timeline, info, rest } = match check_page(page, self.at, self.version)? {
             Ok(read) => read,
             Err(why) => return Ok(Found::End(why)),
         };
-        self.timeline = u32_at(page, 4).map(TimelineId);
+        (self.version, self.timeline) = (Some(version), Some(timeline));
         let body = PAGE - header;
         let next = match u64::from(rest) {
             // Page by page, because a later page may tell that the record was never finished.
@@ -297,7 +302,7 @@ impl Decoder {
         while pieces.left > 0 {
             let start = pieces.page;
             let Some(page) = self.page(start) else { return Ok(None) };
-            let (info, rest) = match check_page(page, start)? {
+            let PageInfo { info, rest, .. } = match check_page(page, start, self.version)? {
                 Ok(read) => read,
                 Err(why) => return Ok(Some(Found::End(why))),
             };
@@ -350,25 +355,38 @@ impl Decoder {
     }
 }
 
-type PageInfo = (u16, u32);
+/// `XLogPageHeaderData`
+struct PageInfo {
+    version: Version,
+    timeline: TimelineId,
+    info: u16,
+    /// Bytes of an earlier record that follow.
+    rest: u32,
+}
 
-/// Checks a page header; returns its flags and how many bytes of an earlier record follow. The inner
-/// error says why the WAL ends here.
-fn check_page(page: &[u8], at: Lsn) -> Result<Result<PageInfo, &'static str>, Error> {
-    let (Some(magic), Some(info), Some(address), Some(rest)) =
-        (u16_at(page, 0), u16_at(page, 2), u64_at(page, 8), u32_at(page, 16))
+/// Reads a page header; all pages must be of one version. The inner error says why the WAL ends here.
+fn check_page(
+    page: &[u8],
+    at: Lsn,
+    before: Option<Version>,
+) -> Result<Result<PageInfo, &'static str>, Error> {
+    let (Some(magic), Some(info), Some(timeline), Some(address), Some(rest)) =
+        (u16_at(page, 0), u16_at(page, 2), u32_at(page, 4), u64_at(page, 8), u32_at(page, 16))
     else {
         return Ok(Err("a page header that is cut off"));
     };
     if magic == 0 {
         return Ok(Err("zeros"));
     }
-    version::check_magic(magic, at)?;
+    let version = Version::of_magic(magic, at)?;
     if address != at.0 {
         return Ok(Err("a page of an older use of the file"));
+    }
+    if let Some(before) = before.filter(|&before| before != version) {
+        return Err(Error::Mixed { lsn: at, before, found: version });
     }
     if (info & IS_LONG != 0) && u32_at(page, 36).is_some_and(|block| u64::from(block) != PAGE) {
         return Err(Error::BlockSize { lsn: at });
     }
-    Ok(Ok((info, rest)))
+    Ok(Ok(PageInfo { version, timeline: TimelineId(timeline), info, rest }))
 }

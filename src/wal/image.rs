@@ -1,33 +1,29 @@
 //! Page images within records: whole 8 KiB pages, with their hole put back and decompressed
 //! (PostgreSQL `RestoreBlockImage` in `xlogreader.c`, `pglz_decompress` in `src/common/pg_lzcompress.c`).
 
-use super::record::PageImage;
+use super::record::{Packing, PageImage};
 
 const PAGE: usize = 8192;
-const PGLZ: u8 = 0x04;
-const LZ4: u8 = 0x08;
-const ZSTD: u8 = 0x10;
 
 /// Returns the page; `None` when the image is damaged.
 pub(crate) fn restore(image: &PageImage<'_>) -> Option<Vec<u8>> {
     let (offset, hole) = (usize::from(image.hole_offset), usize::from(image.hole_length));
     let stored = PAGE.checked_sub(hole)?;
     let plain;
-    let bytes = match image.info & (PGLZ | LZ4 | ZSTD) {
-        0 => image.bytes,
-        PGLZ => {
+    let bytes = match image.packing {
+        Packing::Plain => image.bytes,
+        Packing::Pglz => {
             plain = pglz(image.bytes, stored)?;
             &plain
         }
-        LZ4 => {
+        Packing::Lz4 => {
             plain = lz4_flex::block::decompress(image.bytes, stored).ok()?;
             &plain
         }
-        ZSTD => {
+        Packing::Zstd => {
             plain = zstd::bulk::decompress(image.bytes, stored).ok()?;
             &plain
         }
-        _ => return None,
     };
     if bytes.len() != stored {
         return None;
@@ -85,7 +81,8 @@ mod tests {
 
     #[test]
     fn a_hole_is_put_back() {
-        let image = PageImage { bytes: &[1; PAGE - 100], hole_offset: 50, hole_length: 100, info: 1 };
+        let image =
+            PageImage { bytes: &[1; PAGE - 100], hole_offset: 50, hole_length: 100, packing: Packing::Plain };
         let page = restore(&image).unwrap();
         assert_eq!((page.len(), page.iter().filter(|&&b| b == 0).count()), (PAGE, 100));
         assert!(page[50..150].iter().all(|&b| b == 0));

@@ -25,11 +25,15 @@ pub(crate) mod xact;
 use crate::class::{Class, Classified};
 use crate::lsn::Lsn;
 
+pub use version::Version;
+
 /// WAL that cannot be read. The end of WAL is no error: see [`decoder::Step::End`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("WAL at {lsn} was written by PostgreSQL {version}, which this pitrus does not read")]
     Version { lsn: Lsn, version: &'static str },
+    #[error("WAL at {lsn} was written by PostgreSQL {found}, that before it by {before}")]
+    Mixed { lsn: Lsn, before: Version, found: Version },
     #[error("not WAL at {lsn}: page magic {magic:04X}")]
     NotWal { lsn: Lsn, magic: u16 },
     #[error("WAL at {lsn} has pages of another size than 8192 bytes")]
@@ -44,12 +48,12 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Error::Version { .. } | Error::BlockSize { .. } => Class::Operator,
-            Error::NotWal { .. } | Error::EndsEarly { .. } => Class::Damage,
+            Error::Mixed { .. } | Error::NotWal { .. } | Error::EndsEarly { .. } => Class::Damage,
             Error::Malformed { .. } => Class::Bug,
         }
     }
 
     fn hint(&self) -> Option<String> {
-        matches!(self, Error::Version { .. }).then(|| "pitrus reads PostgreSQL 15".to_owned())
+        matches!(self, Error::Version { .. }).then(|| format!("pitrus reads PostgreSQL {}", Version::NAMES))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Layout: PostgreSQL `src/include/access/xlogrecord.h`; read as `DecodeXLogRecord` does.
 
+use super::Version;
 use super::bytes::{Bytes, u32_at, u64_at};
 use crate::lsn::Lsn;
 
@@ -34,8 +35,16 @@ pub struct PageImage<'a> {
     pub bytes: &'a [u8],
     pub hole_offset: u16,
     pub hole_length: u16,
-    /// `BKPIMAGE_*`
-    pub info: u8,
+    pub packing: Packing,
+}
+
+/// How a page image was compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Packing {
+    Plain,
+    Pglz,
+    Lz4,
+    Zstd,
 }
 
 /// A block that a record changed.
@@ -52,6 +61,8 @@ pub struct Block<'a> {
 /// A record whose checksum was right.
 #[derive(Clone, Debug)]
 pub struct Record<'a> {
+    /// Of the server that wrote it.
+    pub version: Version,
     /// Where it begins.
     pub lsn: Lsn,
     /// Where the next record may begin.
@@ -89,12 +100,12 @@ struct Head {
     file: RelFile,
     fork: u8,
     number: u32,
-    image: Option<(usize, u16, u16, u8)>,
+    image: Option<(usize, u16, u16, Packing)>,
     data: usize,
 }
 
 /// Reads a whole record, checksum already verified. `None` when its parts do not add up.
-pub(crate) fn parse(record: &[u8], lsn: Lsn, end: Lsn) -> Option<Record<'_>> {
+pub(crate) fn parse(record: &[u8], lsn: Lsn, end: Lsn, version: Version) -> Option<Record<'_>> {
     let mut rest = Bytes(record.get(HEADER_BYTES..)?);
     let (mut heads, mut payload, mut main) = (Vec::new(), 0usize, 0usize);
     let mut last: Option<RelFile> = None;
@@ -113,7 +124,7 @@ pub(crate) fn parse(record: &[u8], lsn: Lsn, end: Lsn) -> Option<Record<'_>> {
             253 => drop(rest.u16()?),
             252 => drop(rest.u32()?),
             id if usize::from(id) < BLOCKS_MAX => {
-                let head = block_head(&mut rest, id, last)?;
+                let head = block_head(&mut rest, id, last, version)?;
                 last = Some(head.file);
                 payload += head.data + head.image.map_or(0, |(len, ..)| len);
                 heads.push(head);
@@ -127,14 +138,15 @@ pub(crate) fn parse(record: &[u8], lsn: Lsn, end: Lsn) -> Option<Record<'_>> {
     let mut blocks = Vec::with_capacity(heads.len());
     for Head { id, file, fork, number, image, data } in heads {
         let image = match image {
-            Some((len, hole_offset, hole_length, info)) => {
-                Some(PageImage { bytes: rest.take(len)?, hole_offset, hole_length, info })
+            Some((len, hole_offset, hole_length, packing)) => {
+                Some(PageImage { bytes: rest.take(len)?, hole_offset, hole_length, packing })
             }
             None => None,
         };
         blocks.push(Block { id, file, fork, number, image, data: rest.take(data)? });
     }
     Some(Record {
+        version,
         lsn,
         end,
         previous: Lsn(u64_at(record, 8)?),
@@ -147,23 +159,23 @@ pub(crate) fn parse(record: &[u8], lsn: Lsn, end: Lsn) -> Option<Record<'_>> {
     })
 }
 
-fn block_head(rest: &mut Bytes<'_>, id: u8, last: Option<RelFile>) -> Option<Head> {
+fn block_head(rest: &mut Bytes<'_>, id: u8, last: Option<RelFile>, version: Version) -> Option<Head> {
     const HAS_IMAGE: u8 = 0x10;
     const SAME_RELATION: u8 = 0x80;
     const IMAGE_HAS_HOLE: u8 = 0x01;
-    const IMAGE_COMPRESSED: u8 = 0x04 | 0x08 | 0x10;
     const PAGE: u16 = 8192;
     let flags = rest.u8()?;
     let data = usize::from(rest.u16()?);
     let mut image = None;
     if flags & HAS_IMAGE != 0 {
         let (len, hole_offset, info) = (rest.u16()?, rest.u16()?, rest.u8()?);
-        let hole_length = match (info & IMAGE_HAS_HOLE != 0, info & IMAGE_COMPRESSED != 0) {
+        let packing = packing(info, version)?;
+        let hole_length = match (info & IMAGE_HAS_HOLE != 0, packing != Packing::Plain) {
             (true, true) => rest.u16()?,
             (true, false) => PAGE.checked_sub(len)?,
             (false, _) => 0,
         };
-        image = Some((usize::from(len), hole_offset, hole_length, info));
+        image = Some((usize::from(len), hole_offset, hole_length, packing));
     }
     let file = if flags & SAME_RELATION == 0 {
         RelFile { tablespace: rest.u32()?, database: rest.u32()?, relation: rest.u32()? }
@@ -171,4 +183,23 @@ fn block_head(rest: &mut Bytes<'_>, id: u8, last: Option<RelFile>) -> Option<Hea
         last?
     };
     Some(Head { id, file, fork: flags & 0x0F, number: rest.u32()?, image, data })
+}
+
+/// Reads `BKPIMAGE_*`: 14 knows pglz only, and has its flag where later versions have "apply".
+fn packing(info: u8, version: Version) -> Option<Packing> {
+    const COMPRESSED_14: u8 = 0x02;
+    const PGLZ: u8 = 0x04;
+    const LZ4: u8 = 0x08;
+    const ZSTD: u8 = 0x10;
+    Some(match version {
+        Version::V14 if info & COMPRESSED_14 != 0 => Packing::Pglz,
+        Version::V14 => Packing::Plain,
+        _ => match info & (PGLZ | LZ4 | ZSTD) {
+            0 => Packing::Plain,
+            PGLZ => Packing::Pglz,
+            LZ4 => Packing::Lz4,
+            ZSTD => Packing::Zstd,
+            _ => return None,
+        },
+    })
 }

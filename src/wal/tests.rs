@@ -7,8 +7,9 @@ use super::decision;
 use super::decoder::{Decoder, Step};
 use super::event::{Event, Open};
 use super::index::IndexBuilder;
-use super::record::rmgr;
+use super::record::{Packing, rmgr};
 use super::scan::{EventScan, Found};
+use super::{Error, Version};
 use crate::lsn::Lsn;
 use crate::manifest::wal_index::WalIndex;
 use crate::timeline::TimelineId;
@@ -197,18 +198,37 @@ fn the_end_is_told_from_a_pause() {
     assert_eq!(with(&|b| b[8192 + 16] ^= 1), "a page that does not go on with the record before it");
 }
 
-#[test]
-fn other_versions_are_refused_by_name() {
-    for (magic, version) in [(0xD10Du16, "14"), (0xD113, "16"), (0xD116, "17"), (0xD118, "18")] {
-        let mut writer = Writer::new(Lsn(0));
-        writer.record(NOOP, 1);
-        writer.bytes[..2].copy_from_slice(&magic.to_le_bytes());
-        let mut decoder = Decoder::new(SEGMENT, Lsn(0));
-        decoder.feed(&writer.bytes);
-        let error = decoder.step().unwrap_err();
-        assert_eq!(error, super::Error::Version { lsn: Lsn(0), version });
-        assert!(error.to_string().contains(&format!("PostgreSQL {version}")));
+const MAGICS: [u16; 5] = [0xD10D, 0xD110, 0xD113, 0xD116, 0xD118];
+
+/// Writes three pages of one record, with these magics; returns what its reading gives.
+fn of_magics(magics: [u16; 3]) -> Result<Version, Error> {
+    let mut writer = Writer::new(Lsn(0));
+    writer.record(NOOP, 2 * PAGE as usize);
+    for (page, magic) in writer.bytes.chunks_mut(PAGE as usize).zip(magics) {
+        page[..2].copy_from_slice(&magic.to_le_bytes());
     }
+    let mut decoder = Decoder::new(SEGMENT, Lsn(0));
+    decoder.feed(&writer.bytes);
+    match decoder.step()? {
+        Step::Record(record) => Ok(record.version),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn pages_tell_the_version_and_other_versions_are_refused() {
+    for (magic, version) in MAGICS.into_iter().zip(Version::ALL) {
+        assert_eq!(of_magics([magic; 3]), Ok(version));
+        assert_eq!(Version::of_server(version.major() * 10_000 + 7), Some(version));
+    }
+    for (magic, named) in [(0xD106, "older than 14"), (0xD119, "newer than 18")] {
+        let error = of_magics([magic; 3]).unwrap_err();
+        assert_eq!(error, Error::Version { lsn: Lsn(0), version: named });
+        assert!(error.to_string().contains(named));
+    }
+    assert_eq!(of_magics([0x1234; 3]), Err(Error::NotWal { lsn: Lsn(0), magic: 0x1234 }));
+    let mixed = Error::Mixed { lsn: Lsn(2 * PAGE), before: Version::V15, found: Version::V16 };
+    assert_eq!(of_magics([0xD110, 0xD110, 0xD113]), Err(mixed));
 }
 
 #[test]
@@ -252,7 +272,7 @@ fn events(start: Lsn, bytes: &[u8], mut piece: impl FnMut() -> usize) -> (Vec<Ev
 /// The recorded load wrote decisions in every form there is, and each form is read.
 #[test]
 fn decisions_are_found_in_every_form() {
-    let (mut plain, mut images) = (0, std::collections::BTreeMap::<u8, usize>::new());
+    let (mut plain, mut images) = (0, std::collections::BTreeMap::<Packing, usize>::new());
     for node in ["coordinator", "worker1", "worker2"] {
         let (start, bytes) = recorded(node);
         let mut decoder = Decoder::new(SEGMENT, start);
@@ -262,14 +282,14 @@ fn decisions_are_found_in_every_form() {
                 continue;
             }
             match record.blocks[0].image {
-                Some(image) => *images.entry(image.info & 0x1C).or_default() += 1,
+                Some(image) => *images.entry(image.packing).or_default() += 1,
                 None => plain += 1,
             }
         }
     }
     assert!(plain > 500, "{plain} in plain inserts");
-    // Uncompressed, pglz, lz4, zstd.
-    assert_eq!(images.keys().copied().collect::<Vec<_>>(), [0, 4, 8, 16], "{images:?}");
+    let every = [Packing::Plain, Packing::Pglz, Packing::Lz4, Packing::Zstd];
+    assert_eq!(images.keys().copied().collect::<Vec<_>>(), every, "{images:?}");
 }
 
 /// Any index is made again from its segment and what was open at its start: it is only a cache.

@@ -3,6 +3,7 @@
 //! Layout: PostgreSQL `src/include/access/xact.h`, read as `ParseCommitRecord`, `ParseAbortRecord` and
 //! `ParsePrepareRecord` do (`src/backend/access/rmgrdesc/xactdesc.c`).
 
+use super::Version;
 use super::bytes::{Bytes, c_string, u32_at};
 use super::record::{Record, RelFile};
 use crate::moment::Moment;
@@ -57,7 +58,7 @@ pub(crate) struct End {
 /// Reads a record of the transaction manager; `None` when its parts do not add up.
 pub(crate) fn parse(record: &Record<'_>) -> Option<Xact> {
     match record.info & OPERATION {
-        PREPARE => prepare(record.main).map(Xact::Prepare),
+        PREPARE => prepare(record.main, record.version).map(Xact::Prepare),
         COMMIT => end(record, true, false).map(Xact::End),
         ABORT => end(record, false, false).map(Xact::End),
         COMMIT_PREPARED => end(record, true, true).map(Xact::End),
@@ -66,14 +67,15 @@ pub(crate) fn parse(record: &Record<'_>) -> Option<Xact> {
     }
 }
 
-/// Reads `xl_xact_prepare` and the gid that follows it.
-pub(crate) fn prepare(main: &[u8]) -> Option<Prepare> {
-    const HEADER: usize = 72;
+/// Reads `xl_xact_prepare` and the gid that follows it. 15 put two counts, of dropped statistics, before
+/// the gid's length.
+pub(crate) fn prepare(main: &[u8], version: Version) -> Option<Prepare> {
+    let (gid_length_at, header_bytes) = if version == Version::V14 { (46, 64) } else { (54, 72) };
     let xid = u32_at(main, 8)?;
     let database = u32_at(main, 12)?;
     let time = Moment(Bytes(main.get(16..)?).i64()?);
-    let gid_bytes = usize::from(Bytes(main.get(54..)?).u16()?);
-    let gid = main.get(HEADER..HEADER + gid_bytes)?;
+    let gid_bytes = usize::from(Bytes(main.get(gid_length_at..)?).u16()?);
+    let gid = main.get(header_bytes..header_bytes + gid_bytes)?;
     Some(Prepare { xid, database, time, gid: c_string(gid) })
 }
 
@@ -94,7 +96,8 @@ fn end(record: &Record<'_>, commit: bool, of_prepared: bool) -> Option<End> {
     }
     if has & HAS_DROPPED_STATS != 0 {
         let count = rest.i32()?;
-        rest.skip_items(count, 12)?;
+        // `xl_xact_stats_item`: from 18 on, 64 bits name an object.
+        rest.skip_items(count, if record.version < Version::V18 { 12 } else { 16 })?;
     }
     if has & HAS_INVALIDATIONS != 0 {
         let count = rest.i32()?;

@@ -9,6 +9,7 @@ use crate::recorded::{Recorded, SEGMENT_BYTES, nodes};
 use pitrus::lsn::Lsn;
 use pitrus::pgfile::{control::ControlFile, twophase};
 use pitrus::timeline::TimelineId;
+use pitrus::wal::Version;
 use pitrus::wal::event::Open;
 use pitrus::wal::index::IndexBuilder;
 use pitrus::wal::scan::{EventScan, Found};
@@ -93,7 +94,9 @@ proptest! {
     fn what_never_was_wal_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..40_000), start in any::<u64>()) {
         read(Lsn(start), &bytes, 8192);
         let _ = ControlFile::parse(&bytes);
-        let _ = twophase::parse(&bytes);
+        for version in Version::ALL {
+            let _ = twophase::parse(&bytes, version);
+        }
     }
 
     /// Page headers that are right, with anything between them.

@@ -178,6 +178,7 @@ fn node_options(name: &str, cluster: &ClusterOptions) -> ServerOptions {
         name: name.to_owned(),
         wal_segment_mib: cluster.wal_segment_mib,
         durable: cluster.durable,
+        bin: None,
         clock_ahead_ms: if name == "worker1" { cluster.skew_ms } else { 0 },
         settings,
     }

@@ -36,6 +36,37 @@ pub fn bin_dir() -> Result<PathBuf, String> {
     }
 }
 
+/// A server's programs.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    pub version: pitrus::wal::Version,
+    pub bin: PathBuf,
+}
+
+/// Returns the programs of each version at hand that pitrus reads, the oldest first: those in the folders
+/// that PITRUS_PG_BINS lists (as PATH does), else those of [`bin_dir`] and in Debian's usual places.
+pub fn all_programs() -> Vec<Programs> {
+    let folders: Vec<PathBuf> = match std::env::var_os("PITRUS_PG_BINS") {
+        Some(list) => std::env::split_paths(&list).collect(),
+        None => {
+            let usual = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+            bin_dir().into_iter().chain(usual.map(|folder| folder.path().join("bin"))).collect()
+        }
+    };
+    let mut found: Vec<Programs> = folders.into_iter().filter_map(programs_in).collect();
+    found.sort_by_key(|programs| programs.version);
+    found.dedup_by_key(|programs| programs.version);
+    found
+}
+
+fn programs_in(bin: PathBuf) -> Option<Programs> {
+    let said = std::process::Command::new(bin.join("postgres")).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let major: u32 = text.split(' ').nth(2)?.split('.').next()?.trim().parse().ok()?;
+    let version = pitrus::wal::Version::of_server(major * 10_000)?;
+    Some(Programs { version, bin })
+}
+
 /// Returns whether servers can run here, and prints why where they cannot: `skipped: …`.
 pub fn can_run(test: &str) -> bool {
     match bin_dir() {

@@ -23,6 +23,8 @@ pub struct ServerOptions {
     pub wal_segment_mib: u32,
     /// fsync on. Off is faster, and no test that kills only our own processes can tell.
     pub durable: bool,
+    /// Another server's programs than [`super::bin_dir`].
+    pub bin: Option<PathBuf>,
     /// How far its clock is ahead, in milliseconds; needs libfaketime where not 0.
     pub clock_ahead_ms: i32,
     /// Lines of postgresql.conf, after (so stronger than) the world's own.
@@ -35,6 +37,7 @@ impl ServerOptions {
             name: name.to_owned(),
             wal_segment_mib: 16,
             durable: false,
+            bin: None,
             clock_ahead_ms: 0,
             settings: Vec::new(),
         }
@@ -65,6 +68,7 @@ pub struct Server {
     pub port: u16,
     pub log: PathBuf,
     folder: Arc<Folder>,
+    bin: Option<PathBuf>,
     clock_ahead_ms: i32,
     child: Option<Child>,
 }
@@ -72,7 +76,7 @@ pub struct Server {
 impl Server {
     /// Runs initdb and writes the configuration; does not start.
     pub fn create(folder: &Arc<Folder>, options: &ServerOptions) -> anyhow::Result<Server> {
-        let bin = super::bin_dir().map_err(anyhow::Error::msg)?;
+        let bin = programs(options.bin.as_deref())?;
         let home = folder.folder(&options.name)?;
         let data = home.join("data");
         let made = folder
@@ -94,6 +98,7 @@ impl Server {
             port: free_port()?,
             log: home.join("log"),
             folder: Arc::clone(folder),
+            bin: options.bin.clone(),
             clock_ahead_ms: options.clock_ahead_ms,
             child: None,
         };
@@ -111,6 +116,7 @@ impl Server {
             port,
             log: folder.path().join(format!("{name}.log")),
             folder: Arc::clone(folder),
+            bin: None,
             clock_ahead_ms: 0,
             child: None,
         }
@@ -166,7 +172,7 @@ impl Server {
     /// Starts and waits until it takes connections. As `pg_ctl` does it: by the status line of
     /// postmaster.pid, so without a connection of our own in its log.
     pub fn start(&mut self) -> anyhow::Result<()> {
-        let bin = super::bin_dir().map_err(anyhow::Error::msg)?;
+        let bin = programs(self.bin.as_deref())?;
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -285,6 +291,13 @@ impl Drop for Server {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+fn programs(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match named {
+        Some(bin) => Ok(bin.to_owned()),
+        None => super::bin_dir().map_err(anyhow::Error::msg),
     }
 }
 

@@ -53,10 +53,8 @@ async fn check_server(lines: &mut Lines, postgres: &Postgres) -> Result<Option<(
     let session = Session::connect(&options, None).await?;
     let asked = |error| session.failed("read the server's state", error);
     let version = server::version(session.client()).await.map_err(asked)?;
-    if !server::judge_version(lines, version) {
-        return Ok(None);
-    }
-    let mut state = server::read(session.client(), &postgres.slot).await.map_err(asked)?;
+    let Some(version) = server::judge_version(lines, version) else { return Ok(None) };
+    let mut state = server::read(session.client(), version, &postgres.slot).await.map_err(asked)?;
     if !state.may_read_settings {
         server::judge(lines, &state, &postgres.slot);
         return Ok(None);

@@ -3,13 +3,12 @@
 use tokio_postgres::Client;
 
 use super::line::Lines;
-
-/// The only major version that is read so far.
-const MAJOR: i32 = 15;
+use crate::wal::Version;
 
 /// The server's state, as far as protection depends on it.
 #[derive(Clone, Debug)]
 pub(super) struct State {
+    pub(super) version: Version,
     pub(super) role: String,
     pub(super) database: String,
     pub(super) in_recovery: bool,
@@ -49,8 +48,8 @@ select current_user::text, current_database()::text, pg_is_in_recovery(),
        current_setting('data_checksums'),
        (select setting::int8 from pg_settings where name = 'wal_segment_size'),
        (select rolreplication or rolsuper from pg_roles where rolname = current_user),
-       has_function_privilege('pg_catalog.pg_backup_start(text, boolean)', 'execute'),
-       has_function_privilege('pg_catalog.pg_backup_stop(boolean)', 'execute'),
+       has_function_privilege('pg_catalog.' || $2::text, 'execute'),
+       has_function_privilege('pg_catalog.' || $3::text, 'execute'),
        pg_has_role('pg_read_all_settings', 'usage'),
        array(select datname::text from pg_database
               where datallowconn and not has_database_privilege(oid, 'connect') order by 1),
@@ -62,10 +61,24 @@ pub(super) async fn version(client: &Client) -> Result<i32, tokio_postgres::Erro
     row.try_get(0)
 }
 
-/// Reads the state of a server of the right version; `slot` is the configured one.
-pub(super) async fn read(client: &Client, slot: &str) -> Result<State, tokio_postgres::Error> {
-    let row = client.query_one(QUERY, &[&slot]).await?;
+/// Returns the functions that begin and end a backup; 15 renamed them.
+fn backup_functions(version: Version) -> [&'static str; 2] {
+    match version {
+        Version::V14 => ["pg_start_backup(text, boolean, boolean)", "pg_stop_backup(boolean, boolean)"],
+        _ => ["pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"],
+    }
+}
+
+/// Reads the state of a server of this version; `slot` is the configured one.
+pub(super) async fn read(
+    client: &Client,
+    version: Version,
+    slot: &str,
+) -> Result<State, tokio_postgres::Error> {
+    let [start, stop] = backup_functions(version);
+    let row = client.query_one(QUERY, &[&slot, &start, &stop]).await?;
     Ok(State {
+        version,
         role: row.try_get(0)?,
         database: row.try_get(1)?,
         in_recovery: row.try_get(2)?,
@@ -91,17 +104,17 @@ pub(super) async fn read(client: &Client, slot: &str) -> Result<State, tokio_pos
     })
 }
 
-/// Judges the version; returns whether the rest can be judged.
-pub(super) fn judge_version(lines: &mut Lines, number: i32) -> bool {
-    let major = number / 10_000;
-    let found = format!("PostgreSQL {major}.{}", number % 10_000);
+/// Judges the version; returns it where the rest can be judged.
+pub(super) fn judge_version(lines: &mut Lines, number: i32) -> Option<Version> {
+    let (major, version) = (number / 10_000, Version::of_server(number.cast_unsigned()));
+    let names = Version::NAMES;
     lines.must(
-        major == MAJOR,
+        version.is_some(),
         "server version",
-        found,
-        format!("PostgreSQL {MAJOR} is supported; {major} is not, and its WAL would be misread"),
+        format!("PostgreSQL {major}.{}", number % 10_000),
+        format!("PostgreSQL {names} are supported; {major} is not, and its WAL would be misread"),
     );
-    major == MAJOR
+    version
 }
 
 pub(super) fn judge(lines: &mut Lines, state: &State, slot: &str) {
@@ -211,12 +224,9 @@ fn grants(state: &State) -> Vec<String> {
     if !state.may_replicate {
         script.push(format!("ALTER ROLE {role} REPLICATION;"));
     }
-    if !state.may_start_backup {
-        script
-            .push(format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(text, boolean) TO {role};"));
-    }
-    if !state.may_stop_backup {
-        script.push(format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_stop(boolean) TO {role};"));
+    let may = [state.may_start_backup, state.may_stop_backup];
+    for (function, _) in backup_functions(state.version).iter().zip(may).filter(|(_, may)| !may) {
+        script.push(format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role};"));
     }
     if !state.may_read_settings {
         script.push(format!("GRANT pg_read_all_settings TO {role};"));
@@ -242,6 +252,7 @@ mod tests {
 
     fn good() -> State {
         State {
+            version: Version::V16,
             role: "pitrus".into(),
             database: "postgres".into(),
             in_recovery: false,
@@ -302,6 +313,17 @@ mod tests {
     }
 
     #[test]
+    fn the_grants_name_functions_of_the_version() {
+        let state =
+            State { version: Version::V14, may_start_backup: false, may_stop_backup: false, ..good() };
+        assert_eq!(
+            grants(&state).join("\n"),
+            "GRANT EXECUTE ON FUNCTION pg_catalog.pg_start_backup(text, boolean, boolean) TO \"pitrus\";\n\
+             GRANT EXECUTE ON FUNCTION pg_catalog.pg_stop_backup(boolean, boolean) TO \"pitrus\";"
+        );
+    }
+
+    #[test]
     fn the_grants_are_exact() {
         let state = State {
             role: "pit\"rus".into(),
@@ -327,10 +349,10 @@ mod tests {
     #[test]
     fn other_versions_are_refused_by_name() {
         for (number, fits) in
-            [(140_020, false), (150_018, true), (160_001, false), (170_000, false), (180_000, false)]
+            [(130_020, false), (140_020, true), (150_018, true), (180_000, true), (190_000, false)]
         {
             let mut lines = Lines::default();
-            assert_eq!(judge_version(&mut lines, number), fits);
+            assert_eq!(judge_version(&mut lines, number).is_some(), fits);
             assert_eq!(lines.worst() == Verdict::Ok, fits);
             assert!(lines.0[0].found.contains(&(number / 10_000).to_string()));
         }
