@@ -200,13 +200,19 @@ impl ServerCertVerifier for Trust {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms).or_else(|error| {
+            // Citus makes itself certificates of X.509's first version, which webpki does not read.
+            let key = public_key(cert).ok_or(error)?.into();
+            rustls::crypto::verify_tls13_signature_with_raw_key(message, &key, dss, algorithms)
+        })
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+const SEQUENCE: u8 = 0x30;
 
 /// Hashes a certificate with the hash of its own signature, SHA-256 in place of MD5 and SHA-1.
 fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
@@ -227,12 +233,25 @@ fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
 
 /// Returns the object identifier in `Certificate { tbs, signatureAlgorithm { algorithm, … }, … }`.
 fn signature_algorithm(certificate: &[u8]) -> Option<&[u8]> {
-    const SEQUENCE: u8 = 0x30;
     const OBJECT_IDENTIFIER: u8 = 0x06;
     let (certificate, _) = der(SEQUENCE, certificate)?;
     let (_, after_tbs) = der(SEQUENCE, certificate)?;
     let (algorithm, _) = der(SEQUENCE, after_tbs)?;
     Some(der(OBJECT_IDENTIFIER, algorithm)?.0)
+}
+
+/// Returns the public key, encoded, of a certificate of the first version:
+/// `tbs { serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo, … }`.
+fn public_key(certificate: &[u8]) -> Option<&[u8]> {
+    const INTEGER: u8 = 0x02;
+    let (certificate, _) = der(SEQUENCE, certificate)?;
+    let (tbs, _) = der(SEQUENCE, certificate)?;
+    let (_, mut rest) = der(INTEGER, tbs)?;
+    for _before_the_key in 0..4 {
+        (_, rest) = der(SEQUENCE, rest)?;
+    }
+    let (_, after) = der(SEQUENCE, rest)?;
+    rest.get(..rest.len() - after.len())
 }
 
 /// Splits one DER value of this tag from what follows it.
@@ -263,6 +282,12 @@ mod tests {
         assert_eq!(end_point(&certificate).unwrap().len(), 48);
         for cut in 0..certificate.len() - 1 {
             assert_eq!(signature_algorithm(&certificate[..cut]), None);
+        }
+        // tbs { 7, (), (), (), (), (5) }
+        let first = [&[0x30, 18, 0x30, 16, 2, 1, 7][..], &[0x30, 0].repeat(4), &[0x30, 3, 2, 1, 5]].concat();
+        assert_eq!(public_key(&first), Some(&[0x30, 3, 2, 1, 5][..]));
+        for cut in 0..first.len() {
+            assert_eq!(public_key(&first[..cut]), None);
         }
         assert_eq!(der(0x30, &[0x30, 0x89, 1, 1, 1, 1, 1, 1, 1, 1, 1]), None);
     }

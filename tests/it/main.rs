@@ -8,6 +8,7 @@ mod agent;
 mod archive;
 mod backup;
 mod cli;
+mod clocks;
 mod damage;
 mod damaged_wal;
 mod e2e;

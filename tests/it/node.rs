@@ -132,6 +132,36 @@ async fn every_login_works_and_refusals_are_told_apart() {
         tls_root_cert: Some(server.data.join("server.crt")),
     };
     Session::connect(&bound, None).await.unwrap();
+
+    // As Citus makes them for itself.
+    first_version(&server.data, &folder);
+    server.reload().unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    try_login("s", "prefer", good, false).await.unwrap();
+    try_login("s", "verify-full", good, true).await.unwrap();
+    let error = try_login("s", "require", good, false).await.unwrap_err();
+    assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+}
+
+/// Puts a certificate of X.509's first version in place of the one with the same key.
+fn first_version(data: &Path, folder: &Folder) {
+    let (key, request, certificate) =
+        (data.join("server.key"), data.join("server.csr"), data.join("server.crt"));
+    let openssl = |words: &[&str], files: &[(&str, &Path)]| {
+        let mut command = Command::new("openssl");
+        command.args(words);
+        for (option, path) in files {
+            command.arg(option).arg(path);
+        }
+        let made = command.output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    openssl(&["req", "-new", "-subj", "/CN=db.example"], &[("-key", &key), ("-out", &request)]);
+    openssl(
+        &["x509", "-req", "-days", "2"],
+        &[("-in", &request), ("-signkey", &key), ("-out", &certificate)],
+    );
+    folder.own(&certificate).unwrap();
 }
 
 /// Makes a certificate that signs itself, as PostgreSQL's documentation shows it.

@@ -61,13 +61,22 @@ pub struct ClusterOptions {
     pub durable: bool,
     /// How far the first worker's clock is ahead, in milliseconds; needs libfaketime where not 0.
     pub skew_ms: i32,
+    /// The same of the second worker.
+    pub second_skew_ms: i32,
     /// Of every node.
     pub settings: Vec<(String, String)>,
 }
 
 impl ClusterOptions {
     pub fn of(kind: Kind) -> Self {
-        ClusterOptions { kind, wal_segment_mib: 16, durable: false, skew_ms: 0, settings: Vec::new() }
+        ClusterOptions {
+            kind,
+            wal_segment_mib: 16,
+            durable: false,
+            skew_ms: 0,
+            second_skew_ms: 0,
+            settings: Vec::new(),
+        }
     }
 }
 
@@ -179,7 +188,11 @@ fn node_options(name: &str, cluster: &ClusterOptions) -> ServerOptions {
         wal_segment_mib: cluster.wal_segment_mib,
         durable: cluster.durable,
         bin: None,
-        clock_ahead_ms: if name == "worker1" { cluster.skew_ms } else { 0 },
+        clock_ahead_ms: match name {
+            "worker1" => cluster.skew_ms,
+            "worker2" => cluster.second_skew_ms,
+            _ => 0,
+        },
         settings,
     }
 }
