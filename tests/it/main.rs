@@ -12,6 +12,7 @@ mod clocks;
 mod damage;
 mod damaged_wal;
 mod e2e;
+mod endings;
 mod errors;
 mod expire;
 mod fixtures;
