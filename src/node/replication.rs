@@ -115,7 +115,9 @@ impl Replication {
         let command = format!("READ_REPLICATION_SLOT {}", quoted(name));
         let rows = match self.wire.command(READING_SLOT, &command).await {
             // 14 does not know the command.
-            Err(error) if error.sqlstate() == Some(sqlstate::SYNTAX_ERROR) => self.slot_by_sql(name).await?,
+            Err(error) if error.sqlstate() == Some(sqlstate::SYNTAX_ERROR) => {
+                slot_by_sql(&self.options, name).await?
+            }
             rows => rows?,
         };
         let row = rows.first().ok_or_else(|| self.wire.protocol("READ_REPLICATION_SLOT"))?;
@@ -128,15 +130,6 @@ impl Replication {
             }
             Some(kind) => Err(self.wire.protocol(&format!("the slot {name} is {kind}, not physical"))),
         }
-    }
-
-    /// Asks a session of its own the same, for the same answer.
-    async fn slot_by_sql(&self, name: &str) -> Result<Vec<TextRow>, Error> {
-        let query = "SELECT slot.slot_type, slot.restart_lsn::text FROM (SELECT) AS one
-                     LEFT JOIN pg_replication_slots AS slot ON slot.slot_name = $1::text";
-        let session = Session::connect(&self.options, None).await?;
-        let row = session.row(READING_SLOT, query, &[&name]).await?;
-        Ok(vec![vec![row.get(0), row.get(1)]])
     }
 
     pub async fn timeline_history(&mut self, timeline: TimelineId) -> Result<HistoryFile, Error> {
@@ -249,6 +242,15 @@ impl Replication {
         let bound = Duration::from_secs(5);
         tokio::time::timeout(bound, gone).await.map_err(|_| self.wire.silent(bound))
     }
+}
+
+/// Asks in a session of its own what READ_REPLICATION_SLOT would, for the same answer.
+async fn slot_by_sql(options: &ConnectionOptions, name: &str) -> Result<Vec<TextRow>, Error> {
+    let query = "SELECT slot.slot_type, slot.restart_lsn::text FROM (SELECT) AS one
+                 LEFT JOIN pg_replication_slots AS slot ON slot.slot_name = $1::text";
+    let session = Session::connect(options, None).await?;
+    let row = session.row(READING_SLOT, query, &[&name]).await?;
+    Ok(vec![vec![row.get(0), row.get(1)]])
 }
 
 fn column(row: &TextRow, number: usize) -> Option<&str> {
