@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use super::line::Lines;
-use crate::clock;
+use crate::cli::info::CLOCK_FINE_MICROS;
 use crate::config::settings::Server;
-use crate::ids::ClusterName;
-use crate::node::{Error, NodeFacts, Session, pgdata};
+use crate::ids::{ClusterName, GroupId};
+use crate::node::clock::{Ahead, ServerClock};
+use crate::node::topology::{self, Seat};
+use crate::node::{ConnectionOptions, Error, NodeFacts, pgdata};
 
-/// Offsets above this are worth a word: independent one-node transactions are ordered by clocks.
-const OFFSET_FINE_MICROS: i64 = 20_000;
 const SAMPLES: usize = 7;
 
 pub(super) fn data_directory(lines: &mut Lines, facts: &NodeFacts, cluster: &ClusterName) {
@@ -43,29 +43,35 @@ fn control(folder: &Path) -> Result<String, String> {
     Ok(u64::from_le_bytes(*identifier).to_string())
 }
 
-pub(super) async fn clocks(lines: &mut Lines, session: &Session, coordinator: Option<&Server>) {
-    compare(lines, "clock of the server", offset(session).await);
-    let Some(coordinator) = coordinator else { return };
-    let subject = "clock of the coordinator";
-    match coordinator.options() {
+pub(super) async fn clocks(
+    lines: &mut Lines,
+    own: &ConnectionOptions,
+    coordinator: Option<&Server>,
+    group: Option<GroupId>,
+) {
+    let subject = "clock";
+    let compared = match coordinator.map(Server::options).transpose() {
+        Ok(options) => against(own, options).await,
+        Err(error) => return lines.failed(subject, &error),
+    };
+    match compared {
         Err(error) => lines.failed(subject, &error),
-        Ok(options) => match Session::connect(&options, None).await {
-            Ok(session) => compare(lines, subject, offset(&session).await),
-            Err(error) => lines.failed(subject, &error),
-        },
-    }
-}
-
-fn compare(lines: &mut Lines, subject: &str, measured: Result<Offset, Error>) {
-    match measured {
-        Err(error) => lines.failed(subject, &error),
-        Ok(offset) => {
+        Ok(Compared::Reference) => lines.ok(subject, "this is the coordinator: its clock is the cluster's"),
+        Ok(Compared::Nobody) if group.is_none() => {
+            lines.ok(subject, "not compared: of several nodes without Citus, name one in [clock] on each");
+        }
+        Ok(Compared::Nobody) => lines.advice(
+            subject,
+            "Citus does not name the coordinator",
+            "run citus_set_coordinator_host, or name the coordinator in [clock]: transactions of different nodes that have nothing in common are ordered by clocks",
+        ),
+        Ok(Compared::Ahead(ahead)) => {
             let found = format!(
-                "{:+.1} ms from this machine's, give or take {:.1} ms",
-                offset.micros as f64 / 1e3,
-                offset.uncertain as f64 / 1e3
+                "{:+.1} ms from the coordinator's, give or take {:.1} ms",
+                ahead.micros as f64 / 1e3,
+                ahead.uncertain as f64 / 1e3
             );
-            match offset.micros.abs() > OFFSET_FINE_MICROS + offset.uncertain {
+            match ahead.micros.abs() > CLOCK_FINE_MICROS + ahead.uncertain {
                 true => lines.advice(
                     subject,
                     found,
@@ -77,26 +83,25 @@ fn compare(lines: &mut Lines, subject: &str, measured: Result<Offset, Error>) {
     }
 }
 
-/// How far a server's clock is ahead of ours, in microseconds.
-struct Offset {
-    micros: i64,
-    /// Half of the round trip: the offset is that uncertain.
-    uncertain: i64,
+enum Compared {
+    /// This node is the one with which the others are compared.
+    Reference,
+    Nobody,
+    Ahead(Ahead),
 }
 
-/// Asks several times and believes the quickest answer.
-async fn offset(session: &Session) -> Result<Offset, Error> {
-    let mut best: Option<Offset> = None;
-    for _ in 0..SAMPLES {
-        let before = clock::now().unix_micros();
-        let query = "select (extract(epoch from clock_timestamp()) * 1000000)::int8";
-        let there: i64 = session.row("read the clock", query, &[]).await?.get(0);
-        let after = clock::now().unix_micros();
-        let sample =
-            Offset { micros: there - (before + (after - before) / 2), uncertain: (after - before) / 2 };
-        if best.as_ref().is_none_or(|b| sample.uncertain < b.uncertain) {
-            best = Some(sample);
-        }
-    }
-    Ok(best.expect("at least one sample was taken"))
+/// Compares the server's clock with the one that the configuration names, else with the coordinator's: what the
+/// agent does all the time.
+async fn against(own: &ConnectionOptions, named: Option<ConnectionOptions>) -> Result<Compared, Error> {
+    let other = match named {
+        Some(options) => options,
+        None => match topology::coordinator(own).await? {
+            Seat::Here => return Ok(Compared::Reference),
+            Seat::Unknown => return Ok(Compared::Nobody),
+            Seat::At { host, port, database } => own.toward(&host, port, &database)?,
+        },
+    };
+    let there = ServerClock::connect(&other, None).await?.read(SAMPLES).await?;
+    let here = ServerClock::connect(own, None).await?.read(SAMPLES).await?;
+    Ok(Compared::Ahead(here.ahead_of(&there)))
 }

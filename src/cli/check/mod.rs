@@ -26,7 +26,8 @@ pub(super) async fn run(settings: &Settings, shown: &Shown) -> Result<ExitCode, 
     match check_server(&mut lines, postgres).await {
         Ok(Some((session, facts))) => {
             host::data_directory(&mut lines, &facts, &settings.cluster);
-            host::clocks(&mut lines, &session, settings.coordinator.as_ref()).await;
+            let coordinator = settings.coordinator.as_ref();
+            host::clocks(&mut lines, session.options(), coordinator, facts.group).await;
         }
         Ok(None) => {}
         Err(error) => lines.failed("server", &error),

@@ -10,15 +10,17 @@ use super::args::{self, Output};
 use super::failure::Failure;
 use super::open::Place;
 use crate::agent;
+use crate::archive::Mishap;
 use crate::clock;
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::manifest::backup::Ends;
+use crate::manifest::clock::Reference;
 use crate::restore::window::{self, NodeWindow};
 use crate::vault::{Access, Catalog, NodeCatalog, Vault};
-use shown::{Agent, Archived, Backup, Gap, Info, Node, Window, Zone};
+use shown::{Agent, Archived, Backup, Clock, Gap, Info, Node, Window, Zone};
 
-pub(super) use shown::bytes;
+pub(super) use shown::{CLOCK_FINE_MICROS, bytes};
 
 pub(super) async fn run(args: &args::Info, config: &Path) -> Result<(), Failure> {
     let place = Place::find(&args.vault, config)?;
@@ -28,7 +30,7 @@ pub(super) async fn run(args: &args::Info, config: &Path) -> Result<(), Failure>
     let mut nodes = Vec::new();
     for (name, held) in &catalog.nodes {
         let of_node = window.nodes.iter().find(|node| node.node == *name);
-        nodes.push(node(name, held, of_node));
+        nodes.push(Node { clock: clock_of(&vault, name, held).await, ..node(name, held, of_node) });
     }
     let info = Info {
         version: 1,
@@ -73,7 +75,26 @@ fn node(name: &NodeName, held: &NodeCatalog, window: Option<&NodeWindow>) -> Nod
             .iter()
             .map(|gap| Gap { first: file(gap.timeline, gap.first), last: file(gap.timeline, gap.last) })
             .collect(),
+        clock: None,
     }
+}
+
+/// Returns what the newest sample of a node's clock says; one that cannot be read is as good as none.
+async fn clock_of(vault: &Vault, node: &NodeName, held: &NodeCatalog) -> Option<Clock> {
+    let doc = match vault.clock(&held.newest_clock(node)?).await {
+        Ok(doc) => doc,
+        Err(error) => {
+            tracing::warn!(%node, %error, "what was sampled of the clock cannot be read");
+            return None;
+        }
+    };
+    let last = doc.samples.iter().max_by_key(|sample| sample.at)?;
+    Some(Clock {
+        at: last.at,
+        is_reference: doc.reference == Reference::Own,
+        ahead_micros: last.ahead_micros,
+        uncertain_micros: last.uncertain_micros,
+    })
 }
 
 fn backup(summary: &Ends) -> Backup {
@@ -123,12 +144,14 @@ fn local_agent(state_dir: &Path) -> Option<Agent> {
             return None;
         }
     };
+    let told = |mishap: Mishap| format!("{} (at {})", mishap.text, mishap.at);
     Some(Agent {
         node: said.node,
         said_at: said.updated_at,
         connected: said.archive.connected,
         lag_bytes: said.lag_bytes,
         waiting_ms: said.archive.waiting_ms,
-        last_error: said.archive.last_error.map(|mishap| format!("{} (at {})", mishap.text, mishap.at)),
+        last_error: said.archive.last_error.map(told),
+        clock_error: said.clock.last_error.or(said.clock.store_error).map(told),
     })
 }

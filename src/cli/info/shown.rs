@@ -40,6 +40,18 @@ pub(super) struct Node {
     /// The end of what the zones hold of its WAL, and the last time stamp in it.
     pub(super) archived: Option<Archived>,
     pub(super) gaps: Vec<Gap>,
+    /// What its agent last found its clock to be; `None` where it never compared it.
+    pub(super) clock: Option<Clock>,
+}
+
+/// How far a node's clock was ahead of the coordinator's.
+#[derive(Debug, Serialize)]
+pub(super) struct Clock {
+    pub(super) at: Moment,
+    /// The node is the coordinator.
+    pub(super) is_reference: bool,
+    pub(super) ahead_micros: i64,
+    pub(super) uncertain_micros: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -86,7 +98,13 @@ pub(super) struct Agent {
     pub(super) waiting_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_error: Option<String>,
+    /// Why its clock cannot be compared, or what was found cannot be stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) clock_error: Option<String>,
 }
+
+/// Clocks that are off by more are worth a word.
+pub(in crate::cli) const CLOCK_FINE_MICROS: i64 = 10_000;
 
 impl Info {
     pub(super) fn text(&self) -> String {
@@ -135,6 +153,7 @@ impl Info {
         for gap in &node.gaps {
             text += &format!("  GAP in the WAL: {} to {}\n", gap.first, gap.last);
         }
+        text += &self.clock(node);
         if node.backups.is_empty() {
             text += "  NO backup\n";
         }
@@ -157,6 +176,32 @@ impl Info {
         text
     }
 
+    fn clock(&self, node: &Node) -> String {
+        let Some(clock) = &node.clock else {
+            if self.nodes.len() < 2 {
+                return String::new();
+            }
+            return "  clock NEVER COMPARED with the coordinator's: its agent must reach the coordinator\n"
+                .to_owned();
+        };
+        if clock.is_reference {
+            return String::new();
+        }
+        let is_off = clock.ahead_micros.abs() > CLOCK_FINE_MICROS.saturating_add(clock.uncertain_micros);
+        let side = match (is_off, clock.ahead_micros < 0) {
+            (true, true) => "BEHIND",
+            (true, false) => "AHEAD OF",
+            (false, true) => "behind",
+            (false, false) => "ahead of",
+        };
+        let millis = |micros: i64| micros.unsigned_abs() as f64 / 1e3;
+        let (ahead, uncertain) = (millis(clock.ahead_micros), millis(clock.uncertain_micros));
+        let ago = self.since(clock.at);
+        format!(
+            "  clock {ahead:.1} ms {side} the coordinator's, give or take {uncertain:.1} ms ({ago} ago)\n"
+        )
+    }
+
     fn agent(&self, agent: &Agent) -> String {
         let mut text =
             format!("\nagent of {} on this machine, {} ago\n", agent.node, self.since(agent.said_at));
@@ -167,6 +212,9 @@ impl Info {
         text += &format!(", {} behind, oldest waiting {} ms\n", bytes(agent.lag_bytes), agent.waiting_ms);
         if let Some(error) = &agent.last_error {
             text += &format!("  last error: {error}\n");
+        }
+        if let Some(error) = &agent.clock_error {
+            text += &format!("  clock NOT COMPARED: {error}\n");
         }
         text
     }
@@ -235,6 +283,12 @@ mod tests {
                     first: "000000010000000000000002".into(),
                     last: "000000010000000000000002".into(),
                 }],
+                clock: Some(Clock {
+                    at: at("2026-11-21T09:00:01Z"),
+                    is_reference: false,
+                    ahead_micros: -12_345,
+                    uncertain_micros: 210,
+                }),
             }],
             zones: vec![
                 Zone { zone: "a".parse().unwrap(), reachable: true, objects: 12, missing: 0, problem: None },
@@ -255,6 +309,7 @@ mod tests {
              restorable from 2026-11-20T02:00:00.000000Z\n             to 2026-11-21T09:00:08.000000Z (2 s ago)\n\
              \nnode worker-1 (group 1)\n  WAL to 0/3000148, its last commit 2 s ago\n\
              \x20 GAP in the WAL: 000000010000000000000002 to 000000010000000000000002\n\
+             \x20 clock 12.3 ms BEHIND the coordinator's, give or take 0.2 ms (9 s ago)\n\
              \x20 backup 20261121t020000z-00ff of 2026-11-21T02:10:00.000000Z, 3.00 GiB stored as 700 MiB, 2 BAD PAGES\n\
              \nzones\n  a   12 objects, complete\n  bb  10 objects, LACKS 2: run `pitrus repair`\n\
              \x20 c   DOES NOT ANSWER: no such folder\n"
