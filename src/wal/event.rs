@@ -49,6 +49,9 @@ pub enum What {
     EndOfRecovery { timeline: TimelineId, previous: TimelineId, time: Moment },
     /// Settings that a restored server must not set lower.
     Parameters(Parameters),
+    /// A list of running transactions (`xl_running_xacts`), prepared ones among them: none is older than
+    /// `oldest`, and none as new as `next` has begun. Not in indexes.
+    Running { oldest: u32, next: u32 },
 }
 
 /// Settings with which recovery refuses to run when they are lower than the original's
@@ -72,7 +75,10 @@ impl What {
             | What::CommitPrepared { time, .. }
             | What::RollbackPrepared { time, .. }
             | What::RestorePoint { time, .. } => Some(*time),
-            What::Checkpoint { .. } | What::EndOfRecovery { .. } | What::Parameters(_) => None,
+            What::Checkpoint { .. }
+            | What::EndOfRecovery { .. }
+            | What::Parameters(_)
+            | What::Running { .. } => None,
         }
     }
 
@@ -81,7 +87,7 @@ impl What {
     pub fn is_indexed(&self) -> bool {
         match self {
             What::Commit { decides, .. } => !decides.is_empty(),
-            What::Abort { .. } => false,
+            What::Abort { .. } | What::Running { .. } => false,
             _ => true,
         }
     }

@@ -110,8 +110,9 @@ impl Track {
             }
             rmgr::XLOG => log_event(record).ok_or(malformed),
             rmgr::STANDBY => {
-                self.forget_dead(record);
-                Ok(None)
+                let Some((oldest, next)) = running(record) else { return Ok(None) };
+                self.forget_dead(oldest);
+                Ok(Some(What::Running { oldest, next }))
             }
             _ => Ok(None),
         }
@@ -151,18 +152,19 @@ impl Track {
 
     /// Drops the rows of transactions that ended without a record, in a crash: a list of running
     /// transactions says which is the oldest alive (`xl_running_xacts`).
-    fn forget_dead(&mut self, record: &Record<'_>) {
-        const RUNNING_XACTS: u8 = 0x10;
-        if self.pending.is_empty() || record.operation() != RUNNING_XACTS {
-            return;
-        }
-        if let Some(oldest) = u32_at(record.main, 16) {
-            let prepared = &self.prepared;
-            // Transaction ids go round: before means less than half the circle behind.
-            self.pending
-                .retain(|&xid, _| prepared.contains_key(&xid) || xid.wrapping_sub(oldest).cast_signed() >= 0);
-        }
+    fn forget_dead(&mut self, oldest: u32) {
+        let prepared = &self.prepared;
+        // Transaction ids go round: before means less than half the circle behind.
+        self.pending
+            .retain(|&xid, _| prepared.contains_key(&xid) || xid.wrapping_sub(oldest).cast_signed() >= 0);
     }
+}
+
+/// Reads which transactions run, oldest and next, where the record is a list of them.
+fn running(record: &Record<'_>) -> Option<(u32, u32)> {
+    const RUNNING_XACTS: u8 = 0x10;
+    let listed = record.operation() == RUNNING_XACTS;
+    listed.then(|| Some((u32_at(record.main, 16)?, u32_at(record.main, 12)?))).flatten()
 }
 
 /// Reads the records of the log itself (`src/include/catalog/pg_control.h`, `xlog_internal.h`). The

@@ -132,6 +132,7 @@ pub(crate) fn shift(event: &mut Event, by: i64) {
         | What::CommitPrepared { time, .. }
         | What::RollbackPrepared { time, .. }
         | What::RestorePoint { time, .. } => *time = time.plus_micros(by),
-        What::Checkpoint { .. } | What::EndOfRecovery { .. } | What::Parameters(_) => {}
+        What::Checkpoint { .. } | What::EndOfRecovery { .. } | What::Parameters(_) | What::Running { .. } => {
+        }
     }
 }
