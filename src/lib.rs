@@ -6,7 +6,7 @@
 //! 0. words: [`lsn`] [`timeline`] [`ids`] [`moment`] [`class`] [`clock`] [`retry`] [`flow`] — values everyone may speak; no I/O
 //! 1. formats: [`wal`] [`pgfile`] [`citus`] [`seal`] [`manifest`] — bytes in, values out, pure
 //! 2. judgement: [`cut`] [`skew`] [`retention`] — decisions over values, pure
-//! 3. worlds: [`zones`] [`node`] — one outside thing each
+//! 3. worlds: [`zones`] [`node`] [`waldir`] — one outside thing each
 //! 4. [`vault`] — sealed objects by name; the only place that forms an object's name
 //! 5. jobs: [`backup`] [`archive`] [`restore`] [`repair`] [`expire`] — none names another
 //! 6. [`config`] — what was written, and what it means
@@ -34,6 +34,7 @@ pub mod retention;
 pub mod skew;
 
 pub mod node;
+pub mod waldir;
 pub mod zones;
 
 pub mod vault;

@@ -70,6 +70,16 @@ impl History {
         Ok(History { timeline, ancestors })
     }
 
+    /// Returns the timeline whose file of the segment from `start` to `end` reaches furthest, of those that hold
+    /// one: where a branch left within the segment, the branch's file begins with a copy of what came before.
+    pub fn holder(&self, start: Lsn, end: Lsn, holds: impl Fn(TimelineId) -> bool) -> Option<TimelineId> {
+        let wanted = self.timeline_at(Lsn(end.0.saturating_sub(1)));
+        // An ancestor's own later segments are another branch's.
+        let ancestors = self.ancestors.iter().rev();
+        let ancestors = ancestors.filter(|a| a.timeline < wanted && start < a.end).map(|a| a.timeline);
+        std::iter::once(wanted).chain(ancestors).find(|timeline| holds(*timeline))
+    }
+
     /// Returns the timeline to which the WAL byte at `lsn` belongs.
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
         self.ancestors.iter().find(|a| lsn < a.end).map_or(self.timeline, |a| a.timeline)

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args as Group, Parser, Subcommand, ValueEnum};
 
-use crate::ids::{ClusterName, NodeName};
+use crate::cut::Request;
+use crate::ids::{ClusterName, GroupId, NodeName};
+use crate::lsn::Lsn;
 use crate::moment::Moment;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -44,6 +46,8 @@ pub(super) enum Command {
     /// Plan a restore of the whole cluster, or run it
     #[command(subcommand)]
     Restore(Restore),
+    /// Find the consistent cut in plain directories of WAL, for restores with any other tool
+    Cut(Cut),
     /// Copy to every zone what the others hold
     Repair(Repair),
     /// Delete what retention no longer keeps
@@ -160,22 +164,56 @@ pub(super) enum Restore {
     WalFromSpool { spool: PathBuf, file: String, target: PathBuf },
 }
 
+/// A moment that a log names.
+#[derive(Debug, Group)]
+pub(super) struct Aim {
+    /// A moment with its zone, such as 2026-11-21T08:30:00Z or '2026-11-21 09:30:00.25+01'
+    #[arg(long, group = "moment", conflicts_with_all = ["latest", "restore_point", "stop"])]
+    pub(super) time: Option<Moment>,
+    /// With --time: the first consistent moment at or after it, not the last at or before it
+    #[arg(long, requires = "time", conflicts_with = "before_transaction")]
+    pub(super) at_or_after: bool,
+    /// The latest moment there is
+    #[arg(long, group = "moment", conflicts_with_all = ["restore_point", "before_transaction", "stop"])]
+    pub(super) latest: bool,
+    /// A restore point made by citus_create_restore_point or pg_create_restore_point
+    #[arg(long, value_name = "NAME", group = "moment", conflicts_with_all = ["before_transaction", "stop"])]
+    pub(super) restore_point: Option<String>,
+    /// Before a distributed transaction, by its gid, or by what Citus's have in common: citus_0_4711_29;
+    /// with --time the one of that name nearest to it
+    #[arg(long, value_name = "GID", group = "moment", conflicts_with = "stop")]
+    pub(super) before_transaction: Option<String>,
+    /// At or before a position of one node, such as 1=0/3000148
+    #[arg(long, value_name = "NODE=LSN", group = "moment", value_parser = node_position)]
+    pub(super) stop: Option<(NodeName, Lsn)>,
+}
+
+impl Aim {
+    /// Returns what is asked for; `None` where nothing is.
+    pub(super) fn request(&self) -> Option<Request> {
+        if let Some(gid) = &self.before_transaction {
+            return Some(Request::BeforeTransaction { gid: gid.clone(), near: self.time });
+        }
+        if let Some(time) = self.time {
+            return Some(if self.at_or_after { Request::AtOrAfter(time) } else { Request::Time(time) });
+        }
+        if let Some((node, lsn)) = &self.stop {
+            return Some(Request::Stop { node: node.clone(), lsn: *lsn });
+        }
+        let named = self.restore_point.clone().map(Request::RestorePoint);
+        named.or(self.latest.then_some(Request::Latest))
+    }
+}
+
 /// The moment to restore to.
 #[derive(Debug, Group)]
-#[group(required = true, multiple = false)]
+#[command(group(clap::ArgGroup::new("moment").required(true).multiple(true)))]
 pub(super) struct Target {
-    /// A moment with its zone, such as 2026-11-21T08:30:00Z
-    #[arg(long)]
-    pub(super) time: Option<Moment>,
-    /// The latest moment that can be restored
-    #[arg(long)]
-    pub(super) latest: bool,
+    #[command(flatten)]
+    pub(super) aim: Aim,
     /// The earliest moment that can be restored
-    #[arg(long)]
+    #[arg(long, group = "moment", conflicts_with_all = ["time", "latest", "restore_point", "before_transaction", "stop"])]
     pub(super) earliest: bool,
-    /// A restore point made by citus_create_restore_point or pg_create_restore_point
-    #[arg(long, value_name = "NAME")]
-    pub(super) restore_point: Option<String>,
 }
 
 #[derive(Debug, Group)]
@@ -186,6 +224,22 @@ pub(super) struct Clocks {
     /// Read a node's time stamps as if its clock had been wrong by so much: to see what that would have done
     #[arg(long = "pretend-clock", value_name = "NODE=OFFSET", value_parser = clock_offset, hide = true)]
     pub(super) pretended: Vec<(NodeName, i64)>,
+}
+
+/// Plain directories of WAL, and the moment to cut them at.
+#[derive(Debug, Group)]
+#[command(group(clap::ArgGroup::new("moment").required(true).multiple(true)))]
+pub(super) struct Cut {
+    /// A node by its Citus group (0 is the coordinator; any number where there is no Citus) and the directory of
+    /// its WAL; give it for every node
+    #[arg(long = "node", value_name = "GROUP=DIR", required = true, value_parser = node_directory)]
+    pub(super) nodes: Vec<(GroupId, PathBuf)>,
+    #[command(flatten)]
+    pub(super) aim: Aim,
+    #[command(flatten)]
+    pub(super) clocks: Clocks,
+    #[command(flatten)]
+    pub(super) shown: Shown,
 }
 
 #[derive(Debug, Group)]
@@ -235,6 +289,24 @@ pub(super) struct RestoreRun {
     /// Leave the new cluster running
     #[arg(long)]
     pub(super) start: bool,
+}
+
+/// Reads `1=/srv/wal`.
+fn node_directory(text: &str) -> Result<(GroupId, PathBuf), String> {
+    let shape = || format!("{text:?} is not GROUP=DIR, such as 0=/srv/wal/coordinator");
+    let (group, folder) = text.split_once('=').ok_or_else(shape)?;
+    let plain = !group.is_empty() && !folder.is_empty() && group.bytes().all(|b| b.is_ascii_digit());
+    let group = plain.then(|| group.parse().ok()).flatten().ok_or_else(shape)?;
+    Ok((GroupId(group), PathBuf::from(folder)))
+}
+
+/// Reads `worker-1=0/3000148`.
+fn node_position(text: &str) -> Result<(NodeName, Lsn), String> {
+    let (node, lsn) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not NODE=LSN, such as worker-1=0/3000148"))?;
+    let node = node.parse().map_err(|error: crate::ids::BadName| error.to_string())?;
+    Ok((node, lsn.parse().map_err(|error: crate::lsn::BadLsn| error.to_string())?))
 }
 
 /// Reads `NODE=+50ms`; the offset is in microseconds.
@@ -287,6 +359,13 @@ mod tests {
         assert!(parse(&[]).is_err());
         assert!(parse(&["--latest", "--earliest"]).is_err());
         assert!(parse(&["--time", "yesterday"]).is_err());
+        assert!(parse(&["--time", "2026-11-21T08:30:00Z", "--at-or-after"]).is_ok());
+        assert!(parse(&["--latest", "--at-or-after"]).is_err());
+        assert!(parse(&["--at-or-after"]).is_err());
+        assert!(parse(&["--stop", "w=0/1", "--latest"]).is_err());
+        assert!(parse(&["--stop", "w"]).is_err());
+        assert!(parse(&["--before-transaction", "g", "--time", "2026-11-21T08:30:00Z"]).is_ok());
+        assert!(parse(&["--before-transaction", "g", "--earliest"]).is_err());
         assert!(parse(&["--latest", "--zone", "/a"]).is_err());
         assert!(parse(&["--latest", "--zone", "/a", "--cluster", "c", "--key-file", "/k"]).is_ok());
     }

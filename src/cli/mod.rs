@@ -6,6 +6,7 @@
 mod agent;
 mod args;
 mod check;
+mod cut;
 mod failure;
 mod info;
 mod init;

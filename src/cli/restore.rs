@@ -102,12 +102,10 @@ async fn make(
 }
 
 fn request(target: &Target) -> Result<Request, Failure> {
-    match (&target.time, &target.restore_point) {
-        (Some(time), _) => Ok(Request::Time(*time)),
-        (None, Some(name)) => Ok(Request::RestorePoint(name.clone())),
-        (None, None) if target.latest => Ok(Request::Latest),
-        (None, None) if target.earliest => Ok(Request::Earliest),
-        (None, None) => Err(Failure::operator(
+    match target.aim.request() {
+        Some(request) => Ok(request),
+        None if target.earliest => Ok(Request::Earliest),
+        None => Err(Failure::operator(
             "no moment is named",
             "add --time, --latest, --earliest or --restore-point",
         )),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::args::{Args, Command, Key, Restore};
 use super::failure::Failure;
-use super::{agent, check, info, init, jobs, key, restore};
+use super::{agent, check, cut, info, init, jobs, key, restore};
 use crate::config::Settings;
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
@@ -22,6 +22,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Restore(Restore::WalFromSpool { spool, file, target }) => {
             return Ok(ExitCode::from(crate::restore::deliver(spool, file, target)));
         }
+        Command::Cut(args) => cut::run(args).await?,
         Command::Repair(args) => return jobs::repair(args, config).await,
         Command::Key(Key::Generate { file }) => key::generate(file.as_deref())?,
     }

@@ -10,6 +10,7 @@
 //! that takes is in [`look`].
 #![deny(clippy::indexing_slicing)]
 
+mod ended;
 mod history;
 pub(crate) mod look;
 mod nearest;
@@ -23,6 +24,7 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+pub use look::Request;
 pub use outcome::{Action, Cut, Fault, Foreign, LeftOut, Move, Orphan, Reason, Settle, Side, Torn, Want};
 
 use serde::{Deserialize, Serialize};
@@ -31,8 +33,11 @@ use crate::class::{Class, Classified};
 use crate::ids::{GroupId, NodeName};
 use crate::lsn::Lsn;
 use crate::manifest::wal_index::Times;
+use crate::moment::Moment;
 use crate::wal::event::{Event, Prepared};
+pub(crate) use ended::Ended;
 use history::Found;
+use look::find::Wanted;
 use order::Order;
 use rules::Rules;
 
@@ -131,6 +136,11 @@ impl<'a> Known<'a> {
         self.check(start)?;
         let reached = search::forward(&self.rules, start).map_err(|blocked| self.blocked(blocked))?;
         Ok(self.cut(start, &reached))
+    }
+
+    /// Returns the records with which a transaction of that name became final, those of the use nearest to `near`.
+    pub(crate) fn ends_of(&self, wanted: &Wanted<'_>, near: Moment) -> Vec<Ended> {
+        ended::of(&self.found, &self.rules, wanted, near)
     }
 
     fn check(&self, stops: &[Lsn]) -> Result<(), Error> {

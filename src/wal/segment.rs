@@ -1,6 +1,7 @@
 //! Segment files and their names: timeline, then the position in two parts, 8 hex digits each
 //! (PostgreSQL `XLogFileName`, `src/include/access/xlog_internal.h`).
 
+use super::bytes::{u16_at, u32_at, u64_at};
 use crate::lsn::Lsn;
 use crate::timeline::TimelineId;
 
@@ -57,6 +58,30 @@ fn segments_per_id(segment_bytes: u32) -> u64 {
     0x1_0000_0000 / u64::from(segment_bytes.max(1))
 }
 
+/// The header of a segment's first page (`XLogLongPageHeaderData`): what a file of WAL says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongHeader {
+    /// The position that the page was written for: another than the file's name says in a recycled file.
+    pub address: Lsn,
+    /// The server's system identifier.
+    pub system: u64,
+    pub segment_bytes: u32,
+}
+
+impl LongHeader {
+    pub const BYTES: usize = 40;
+
+    /// Reads a file's first bytes; `None` where they are no such header.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        const IS_LONG: u16 = 2;
+        const BLOCK_BYTES: u32 = 8192;
+        let is_long = u16_at(bytes, 2)? & IS_LONG != 0 && u32_at(bytes, 36)? == BLOCK_BYTES;
+        let (address, system, segment_bytes) =
+            (Lsn(u64_at(bytes, 8)?), u64_at(bytes, 24)?, u32_at(bytes, 32)?);
+        (is_long && is_segment_size(segment_bytes)).then_some(LongHeader { address, system, segment_bytes })
+    }
+}
+
 /// Returns the name of a timeline's history file.
 pub fn history_file_name(timeline: TimelineId) -> String {
     format!("{:08X}.history", timeline.0)
@@ -67,6 +92,21 @@ pub fn parse_history_file_name(name: &str) -> Option<TimelineId> {
     let digits = name.strip_suffix(".history")?;
     let plain = digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_hexdigit());
     plain.then(|| u32::from_str_radix(digits, 16).ok()).flatten().map(TimelineId)
+}
+
+/// Returns the runs of consecutive segments, first and last of each; one that is not whole ends its run.
+pub(crate) fn stretches(
+    numbers: impl IntoIterator<Item = u64>,
+    is_whole: impl Fn(u64) -> bool,
+) -> Vec<(u64, u64)> {
+    let mut stretches: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match stretches.last_mut() {
+            Some((_, end)) if end.saturating_add(1) == number && is_whole(*end) => *end = number,
+            _ => stretches.push((number, number)),
+        }
+    }
+    stretches
 }
 
 /// Returns whether PostgreSQL knows segments of this size: a power of two from 1 MiB to 1 GiB.

@@ -10,7 +10,7 @@ const FLOORS: [&[&str]; 9] = [
     &["lsn", "timeline", "ids", "moment", "class", "clock", "retry", "flow"],
     &["wal", "pgfile", "citus", "seal", "manifest"],
     &["cut", "skew", "retention"],
-    &["zones", "node"],
+    &["zones", "node", "waldir"],
     &["vault"],
     &["backup", "archive", "restore", "repair", "expire"],
     &["config"],

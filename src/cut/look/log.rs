@@ -34,6 +34,9 @@ pub(crate) trait Log {
         Ok(self.told(number).await?.times)
     }
 
+    /// Shows the events of one segment, in order; ordinary commits may be missing. Keeps nothing.
+    async fn events_of(&mut self, number: u64, see: &mut dyn FnMut(&Event)) -> Result<(), Self::Error>;
+
     /// Returns where the first record of a segment begins that is later than `time`.
     async fn later(&mut self, number: u64, time: Moment) -> Result<Option<Lsn>, Self::Error>;
 

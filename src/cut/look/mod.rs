@@ -6,10 +6,15 @@
 //! Reads nothing itself: a [`Log`] is one node's WAL, wherever it lies. What is read grows with the logarithm
 //! of what there is.
 
+mod aim;
+pub(crate) mod find;
 mod log;
+mod request;
 mod settle;
 mod view;
 
+pub(crate) use aim::{Aimed, Unaimed, aim};
 pub(crate) use log::{Log, Told, shift};
+pub use request::Request;
 pub(crate) use settle::{Seen, settle};
 pub(crate) use view::View;

@@ -1,8 +1,8 @@
 //! Which nodes, and which backup of each.
 
 use super::Error;
-use super::document::Request;
 use super::line::Line;
+use crate::cut::Request;
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::manifest::backup::Ends;
@@ -19,11 +19,16 @@ pub(super) fn nodes<'a>(
 ) -> Result<Chosen<'a>, Error> {
     let recorded = &catalog.topologies;
     let topology = match request {
-        Request::Time(time) => {
+        Request::Time(time)
+        | Request::AtOrAfter(time)
+        | Request::BeforeTransaction { near: Some(time), .. } => {
             recorded.iter().rev().find(|doc| doc.recorded_at <= *time).or(recorded.first())
         }
         Request::Earliest => recorded.first(),
-        Request::Latest | Request::RestorePoint(_) => recorded.last(),
+        Request::Latest
+        | Request::RestorePoint(_)
+        | Request::BeforeTransaction { near: None, .. }
+        | Request::Stop { .. } => recorded.last(),
     };
     let Some(topology) = topology else {
         notes.push("no shape of the cluster was recorded: all nodes in the vault are restored".to_owned());

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cut::{Foreign, LeftOut, Move, Orphan, Settle, Torn};
+use crate::cut::{Foreign, LeftOut, Move, Orphan, Request, Settle, Torn};
 use crate::ids::{BackupId, ClusterName, GroupId, NodeName};
 use crate::lsn::Lsn;
 use crate::manifest::Document;
@@ -10,20 +10,6 @@ use crate::manifest::topology::TopologyDoc;
 use crate::moment::Moment;
 use crate::timeline::TimelineId;
 use crate::wal::event::Parameters;
-
-/// The moment asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Request {
-    /// The last consistent state at or before this time.
-    Time(Moment),
-    /// As much as the archive holds.
-    Latest,
-    /// The first state that the oldest backups can reach.
-    Earliest,
-    /// The last consistent state at or before this named restore point.
-    RestorePoint(String),
-}
 
 /// What a restore will do, decided in full.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

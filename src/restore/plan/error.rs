@@ -10,6 +10,8 @@ use crate::wal;
 pub enum Error {
     #[error("{asked} cannot be restored: {why}; {window}")]
     Outside { asked: String, why: String, window: String },
+    #[error("{what}")]
+    Ask { what: String, hint: String },
     #[error("nothing is stored of cluster {0}")]
     Empty(String),
     #[error(
@@ -34,7 +36,7 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Error::Outside { .. } => Class::Outside,
-            Error::Empty(_) | Error::NoNode { .. } => Class::Operator,
+            Error::Empty(_) | Error::NoNode { .. } | Error::Ask { .. } => Class::Operator,
             Error::Gap { .. } | Error::EndsEarly { .. } => Class::Damage,
             Error::Wal { source, .. } => source.class(),
             Error::Document(source) => source.class(),
@@ -46,6 +48,7 @@ impl Classified for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Outside { .. } => Some("`pitrus info` shows what can be restored".to_owned()),
+            Error::Ask { hint, .. } => Some(hint.clone()),
             Error::Empty(_) => Some("look at the cluster's name and at the zones' addresses".to_owned()),
             Error::NoNode { .. } => Some("every node of the cluster needs its agent".to_owned()),
             Error::Gap { .. } => {

@@ -16,10 +16,11 @@ use crate::vault::{NodeCatalog, ObjectName, Vault, WalName};
 use crate::wal::event::{Event, Open};
 use crate::wal::index::IndexBuilder;
 use crate::wal::scan::{EventScan, Found};
+use crate::wal::segment::stretches;
 
 /// One node's archived WAL along its newest timeline: the stretch between two gaps that is looked at.
 pub(in crate::restore) struct Line<'a> {
-    vault: &'a Vault,
+    pub(super) vault: &'a Vault,
     pub(super) node: &'a NodeName,
     pub(super) catalog: &'a NodeCatalog,
     history: History,
@@ -61,14 +62,8 @@ impl<'a> Line<'a> {
 
     fn find_stretches(&self, last: u64) -> Vec<(u64, u64)> {
         let numbers: BTreeSet<u64> = self.catalog.segments.keys().map(|(_, number)| *number).collect();
-        let mut stretches: Vec<(u64, u64)> = Vec::new();
-        for number in numbers.into_iter().filter(|n| *n <= last && self.timeline_of(*n).is_some()) {
-            match stretches.last_mut() {
-                Some((_, end)) if *end + 1 == number && self.is_whole(*end) => *end = number,
-                _ => stretches.push((number, number)),
-            }
-        }
-        stretches
+        let held = numbers.into_iter().filter(|n| *n <= last && self.timeline_of(*n).is_some());
+        stretches(held, |number| self.is_whole(number))
     }
 
     fn look_at(&mut self, at: usize) {
@@ -121,17 +116,10 @@ impl<'a> Line<'a> {
         self.history.timeline_at(Lsn(lsn.0.saturating_sub(1)))
     }
 
-    /// Returns the timeline whose file of this segment reaches furthest: where a branch left within the
-    /// segment, the branch's file begins with a copy of what came before.
     fn timeline_of(&self, number: u64) -> Option<TimelineId> {
         let (start, end) = (self.start_of(number), self.start_of(number.saturating_add(1)));
-        let wanted = self.history.timeline_at(Lsn(end.0.saturating_sub(1)));
-        // An ancestor's own later segments are another branch's.
-        let ancestors = self.history.ancestors.iter().rev();
-        let ancestors = ancestors.filter(|a| a.timeline < wanted && start < a.end).map(|a| a.timeline);
-        std::iter::once(wanted)
-            .chain(ancestors)
-            .find(|timeline| self.catalog.segments.contains_key(&(*timeline, number)))
+        let holds = |timeline| self.catalog.segments.contains_key(&(timeline, number));
+        self.history.holder(start, end, holds)
     }
 
     pub(super) fn name_of(&self, number: u64) -> String {

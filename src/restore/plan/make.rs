@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 
 use super::choose;
 use super::clock::{NodeClock, order_uncertain};
-use super::document::{ClockSource, Plan, Request};
+use super::document::{ClockSource, Plan};
 use super::line::Line;
 use super::node::Node;
 use super::{Error, VERSION};
 use crate::clock;
-use crate::cut::look::settle;
-use crate::cut::{self, Cut, Known, NodeHistory, Side, Torn};
+use crate::cut::look::{Unaimed, aim, settle};
+use crate::cut::{self, Cut, Known, NodeHistory, Request, Side, Torn};
 use crate::ids::{ClusterName, NodeName};
 use crate::lsn::Lsn;
 use crate::manifest::topology::TopologyDoc;
@@ -88,7 +88,10 @@ impl<'a> Maker<'a> {
     async fn clock(&mut self, vault: &Vault, name: &NodeName, node: &NodeCatalog) -> NodeClock {
         match (&self.options.request, self.options.clocks.get(name)) {
             (_, Some(ahead)) => NodeClock::given(*ahead),
-            (Request::Time(time), None) => {
+            (Request::Time(time) | Request::AtOrAfter(time), None) => {
+                NodeClock::sampled(vault, name, node, *time, &mut self.notes).await
+            }
+            (Request::BeforeTransaction { near: Some(time), .. }, None) => {
                 NodeClock::sampled(vault, name, node, *time, &mut self.notes).await
             }
             _ => NodeClock::taken_as_right(ClockSource::NotNeeded),
@@ -97,19 +100,21 @@ impl<'a> Maker<'a> {
 
     /// Finds the position that the request names on each node.
     async fn starts(&mut self) -> Result<Vec<Lsn>, Error> {
-        if let Request::Time(time) = self.options.request {
+        if let Some(time) = self.options.request.time() {
             self.within_archive(time).await?;
         }
-        let mut starts = Vec::new();
-        for at in 0..self.nodes.len() {
-            let node = self.nodes.get_mut(at).expect("counted above");
-            let start = match &self.options.request {
-                Request::Time(time) => node.start_at(*time).await?,
-                Request::Latest => node.start_latest()?,
-                Request::Earliest => node.start_earliest()?,
-                Request::RestorePoint(name) => node.start_at_point(name).await?,
-            };
-            starts.push(start.map_err(|why| self.outside(why))?);
+        let starts = match &self.options.request {
+            Request::Latest => self.nodes.iter_mut().map(Node::start_latest).collect(),
+            Request::Earliest => self.nodes.iter_mut().map(Node::start_earliest).collect(),
+            request => aim(&mut self.nodes, request).await?,
+        };
+        let starts = starts.map_err(|why| match why {
+            Unaimed::Outside(why) => self.outside(why),
+            Unaimed::Ask(what, hint) => Error::Ask { what, hint },
+            Unaimed::Cut(source) => Error::Cut(source),
+        })?;
+        for node in &mut self.nodes {
+            self.notes.append(&mut node.notes);
         }
         for node in self.nodes.iter().filter(|node| node.is_before_gap()) {
             let name = node.name();
@@ -139,7 +144,7 @@ impl<'a> Maker<'a> {
 
     /// Finds the cut, with more of the WAL around the positions until what is known is enough.
     async fn settle_on(&mut self, starts: &[Lsn]) -> Result<(Vec<NodeHistory>, Cut), Error> {
-        let is_onward = matches!(self.options.request, Request::Earliest);
+        let is_onward = self.options.request.is_onward();
         let (histories, found) = settle(&mut self.nodes, starts, is_onward).await?;
         match found {
             Ok(cut) => Ok((histories, cut)),
@@ -166,7 +171,7 @@ impl<'a> Maker<'a> {
 
     /// Returns what `recovery_target_time` on every node would have torn: each by its own clock.
     async fn torn_by_time(&mut self, histories: &[NodeHistory]) -> Result<Vec<Torn>, Error> {
-        let Request::Time(time) = self.options.request else { return Ok(Vec::new()) };
+        let Some(time) = self.options.request.time() else { return Ok(Vec::new()) };
         let mut stops = Vec::new();
         for (node, history) in self.nodes.iter_mut().zip(histories) {
             stops.push(node.position_by_own_clock(time).await?.max(history.earliest));
@@ -181,10 +186,7 @@ impl<'a> Maker<'a> {
         cut: Cut,
         torn_by_time: Vec<Torn>,
     ) -> Result<Plan, Error> {
-        let asked = match self.options.request {
-            Request::Time(time) => Some(time),
-            _ => None,
-        };
+        let asked = self.options.request.time();
         let mut nodes = Vec::new();
         for (node, stop) in self.nodes.iter_mut().zip(&cut.stop) {
             nodes.push(node.plan(*stop, asked).await?);

@@ -10,9 +10,11 @@ mod node;
 mod print;
 mod span;
 
-pub use document::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan, Request, WalRange};
+pub use crate::cut::Request;
+pub use document::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan, WalRange};
 pub use error::Error;
 pub use make::{PlanOptions, make};
+pub(crate) use print::table;
 
 pub(super) use choose::oldest_backup;
 pub(super) use line::Line;

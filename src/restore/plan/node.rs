@@ -3,15 +3,14 @@
 use super::Error;
 use super::choose::{self, Choice};
 use super::clock::NodeClock;
-use super::document::NodePlan;
+use super::document::{ClockSource, NodePlan};
 use super::line::Line;
 use super::span::{Around, Span};
-use crate::cut::look::{Log, Seen, View};
+use crate::cut::look::{Aimed, Log, Seen, Unaimed, View};
 use crate::cut::{NodeHistory, Side};
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::moment::Moment;
-use crate::wal::event::What;
 
 /// Transaction records shown on each side of a stop.
 const SHOWN: usize = 3;
@@ -21,6 +20,8 @@ pub(super) struct Node<'a> {
     clock: NodeClock,
     choice: Option<Choice<'a>>,
     view: View,
+    /// What the operator should know of it.
+    pub(super) notes: Vec<String>,
 }
 
 impl Seen for Node<'_> {
@@ -40,12 +41,54 @@ impl Seen for Node<'_> {
     }
 }
 
-/// Why a node has no position for the request.
-type Start = Result<Lsn, String>;
+impl<'a> Aimed for Node<'a> {
+    type Log = Span<'a>;
+
+    fn log(&mut self) -> &mut Span<'a> {
+        &mut self.span
+    }
+
+    fn ahead(&self) -> i64 {
+        self.clock.ahead
+    }
+
+    fn step_back(&mut self) -> bool {
+        self.span.step_back()
+    }
+
+    async fn about(&mut self, time: Moment) -> Result<(), Error> {
+        if self.clock.source == ClockSource::NotNeeded {
+            let line = &self.span.line;
+            self.clock = NodeClock::sampled(line.vault, line.node, line.catalog, time, &mut self.notes).await;
+        }
+        Ok(())
+    }
+
+    /// Returns the position of the first record after `time`, where a backup lies before it.
+    async fn start_at(&mut self, time: Moment) -> Result<Result<Lsn, String>, Error> {
+        let own = time.plus_micros(self.clock.ahead);
+        loop {
+            let start = self.position_by_own_clock(own).await?;
+            if start == Lsn::MAX && self.is_before_gap() {
+                return Ok(Err(format!("WAL of node {} is missing there", self.name())));
+            }
+            if self.choose(start) {
+                return Ok(Ok(start));
+            }
+            if !self.step_back() {
+                return Ok(Err(format!("node {} has no backup that was finished by then", self.name())));
+            }
+        }
+    }
+
+    fn refuses(&mut self, stop: Lsn) -> Option<String> {
+        (!self.choose(stop)).then(|| format!("node {} has no backup before it", self.name()))
+    }
+}
 
 impl<'a> Node<'a> {
     pub(super) fn new(line: Line<'a>, pretended: i64, clock: NodeClock) -> Self {
-        Node { span: Span::new(line, pretended), clock, choice: None, view: View::new() }
+        Node { span: Span::new(line, pretended), clock, choice: None, view: View::new(), notes: Vec::new() }
     }
 
     pub(super) fn name(&self) -> &'a NodeName {
@@ -69,70 +112,28 @@ impl<'a> Node<'a> {
         self.choice.is_some()
     }
 
-    /// Goes to the WAL before the last gap; returns whether there is any.
-    fn step_back(&mut self) -> bool {
-        self.span.step_back()
-    }
-
-    /// Returns the position of the first record after `time`, where a backup lies before it.
-    pub(super) async fn start_at(&mut self, time: Moment) -> Result<Start, Error> {
-        let own = time.plus_micros(self.clock.ahead);
-        loop {
-            let start = self.position_by_own_clock(own).await?;
-            if start == Lsn::MAX && self.is_before_gap() {
-                return Ok(Err(format!("WAL of node {} is missing there", self.name())));
-            }
-            if self.choose(start) {
-                return Ok(Ok(start));
-            }
-            if !self.step_back() {
-                return Ok(Err(format!("node {} has no backup that was finished by then", self.name())));
-            }
-        }
-    }
-
     pub(super) async fn position_by_own_clock(&mut self, time: Moment) -> Result<Lsn, Error> {
         self.span.position_after(time).await
     }
 
-    pub(super) fn start_latest(&mut self) -> Result<Start, Error> {
+    pub(super) fn start_latest(&mut self) -> Result<Lsn, Unaimed> {
         while !self.choose(Lsn::MAX) {
             if !self.step_back() {
-                return Ok(Err(format!("node {} has no backup", self.name())));
+                return Err(Unaimed::Outside(format!("node {} has no backup", self.name())));
             }
         }
-        Ok(Ok(Lsn::MAX))
+        Ok(Lsn::MAX)
     }
 
-    pub(super) fn start_earliest(&mut self) -> Result<Start, Error> {
+    pub(super) fn start_earliest(&mut self) -> Result<Lsn, Unaimed> {
         while self.step_back() {}
         loop {
             self.choice = choose::oldest(&self.span.line);
             self.span.backup = self.choice.as_ref().map(|choice| choice.ends);
             match &self.choice {
-                Some(choice) => return Ok(Ok(choice.stop())),
+                Some(choice) => return Ok(choice.stop()),
                 None if self.span.step_on() => {}
-                None => return Ok(Err(format!("node {} has no backup", self.name()))),
-            }
-        }
-    }
-
-    /// Returns where the newest restore point of that name ends.
-    pub(super) async fn start_at_point(&mut self, name: &str) -> Result<Start, Error> {
-        loop {
-            for number in (self.span.line.first..=self.span.line.last).rev() {
-                let index = self.span.index(number).await?;
-                let found = index.events.iter().rev().find_map(|event| match &event.what {
-                    What::RestorePoint { name: its, .. } if its == name => Some(event.end),
-                    _ => None,
-                });
-                if let Some(end) = found {
-                    let why = || format!("node {} has no backup before it", self.span.line.node);
-                    return Ok(choose::newest_at(&self.span.line, end).map(|_| end).ok_or_else(why));
-                }
-            }
-            if !self.step_back() {
-                return Ok(Err(format!("node {} has no restore point of that name archived", self.name())));
+                None => return Err(Unaimed::Outside(format!("node {} has no backup", self.name()))),
             }
         }
     }

@@ -2,22 +2,11 @@
 
 use std::fmt;
 
-use super::document::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan, Request};
+use super::document::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan};
 use crate::lsn::Lsn;
 
 /// Lists longer than this are cut short; the JSON form has all of them.
 const LIST_MAX: usize = 10;
-
-impl fmt::Display for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Request::Time(time) => write!(f, "{time}"),
-            Request::Latest => f.write_str("the latest moment"),
-            Request::Earliest => f.write_str("the earliest moment"),
-            Request::RestorePoint(name) => write!(f, "restore point {name:?}"),
-        }
-    }
-}
 
 impl fmt::Display for LandmarkKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,7 +63,7 @@ impl Plan {
         for node in &self.nodes {
             writeln!(f, "  {:width$}  {}", node.node.as_str(), node.clock_line())?;
         }
-        if self.nodes.len() < 2 || !matches!(self.request, Request::Time(_)) {
+        if self.nodes.len() < 2 || self.request.time().is_none() {
             return Ok(());
         }
         match self.order_uncertain_micros {
@@ -171,7 +160,7 @@ fn millis(micros: i64) -> String {
 }
 
 /// Writes rows in columns; the first row is the heading.
-fn table<const N: usize>(f: &mut fmt::Formatter<'_>, rows: &[[String; N]]) -> fmt::Result {
+pub(crate) fn table<const N: usize>(f: &mut fmt::Formatter<'_>, rows: &[[String; N]]) -> fmt::Result {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

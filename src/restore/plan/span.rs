@@ -41,6 +41,17 @@ impl Log for Span<'_> {
         Ok(Told { events: &index.events, times: index.times, end: index.end })
     }
 
+    async fn events_of(&mut self, number: u64, see: &mut dyn FnMut(&Event)) -> Result<(), Error> {
+        if let Some(index) = self.indexes.get(&number) {
+            index.events.iter().for_each(see);
+            return Ok(());
+        }
+        let mut index = self.line.index(number, None).await?;
+        self.shift(&mut index);
+        index.events.iter().for_each(see);
+        Ok(())
+    }
+
     async fn later(&mut self, number: u64, time: Moment) -> Result<Option<Lsn>, Error> {
         let (events, _) = self.events(number).await?;
         let later = events.iter().find(|event| event.what.time().is_some_and(|at| at > time));

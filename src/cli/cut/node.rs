@@ -1,0 +1,118 @@
+//! One node of `pitrus cut`: a directory of WAL, and how far its clock is ahead.
+
+use crate::cut::look::{Aimed, Log, Seen, View};
+use crate::cut::{NodeHistory, Side};
+use crate::ids::{GroupId, NodeName};
+use crate::lsn::Lsn;
+use crate::moment::Moment;
+use crate::wal::event::Event;
+use crate::waldir::{Error, WalDir};
+
+pub(super) struct Node {
+    pub(super) group: GroupId,
+    /// The group's number: what the operator calls it.
+    name: NodeName,
+    pub(super) dir: WalDir,
+    ahead: i64,
+    view: View,
+}
+
+impl Node {
+    pub(super) fn new(group: GroupId, dir: WalDir, ahead: i64) -> Self {
+        let name = name(group);
+        Node { group, name, dir, ahead, view: View::new() }
+    }
+
+    /// Returns the first record after `time` as this node's own clock has it: where `recovery_target_time` would
+    /// stop.
+    pub(super) async fn position_by_own_clock(&mut self, time: Moment) -> Result<Lsn, Error> {
+        self.dir.position_after(time).await
+    }
+
+    /// Returns the time stamp of the record that begins there.
+    pub(super) async fn time_at(&mut self, lsn: Lsn) -> Result<Option<Moment>, Error> {
+        let (first, last) = self.dir.ends();
+        let number = self.dir.number_of(lsn);
+        let mut time = None;
+        if (first..=last).contains(&number) {
+            let mut see = |event: &Event| {
+                if event.lsn == lsn {
+                    time = event.what.time();
+                }
+            };
+            self.dir.events_of(number, &mut see).await?;
+        }
+        Ok(time)
+    }
+
+    /// Returns the first and last time stamp of the stretch looked at, in true time.
+    pub(super) async fn times(&mut self) -> Result<Option<(Moment, Moment)>, Error> {
+        let oldest = self.dir.oldest_time()?;
+        let newest = self.dir.newest_time().await?;
+        let true_time = |own: Moment| own.plus_micros(self.ahead.saturating_neg());
+        Ok(oldest.map(true_time).zip(newest.map(true_time)))
+    }
+}
+
+/// Returns a node's name.
+pub(super) fn name(group: GroupId) -> NodeName {
+    group.to_string().parse().expect("a number without a sign is a good name")
+}
+
+impl Seen for Node {
+    type Error = Error;
+
+    fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    async fn history(&mut self, start: Lsn) -> Result<NodeHistory, Error> {
+        self.view.history(&mut self.dir, (self.name.clone(), Some(self.group)), start).await
+    }
+
+    fn grow(&mut self, side: Side) -> bool {
+        self.view.grow(&self.dir, side)
+    }
+}
+
+impl Aimed for Node {
+    type Log = WalDir;
+
+    fn log(&mut self) -> &mut WalDir {
+        &mut self.dir
+    }
+
+    fn ahead(&self) -> i64 {
+        self.ahead
+    }
+
+    fn step_back(&mut self) -> bool {
+        self.dir.step_back()
+    }
+
+    async fn about(&mut self, _: Moment) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn start_at(&mut self, time: Moment) -> Result<Result<Lsn, String>, Error> {
+        let own = time.plus_micros(self.ahead);
+        loop {
+            if self.dir.oldest_time()?.is_some_and(|oldest| oldest <= own) {
+                let start = self.dir.position_after(own).await?;
+                let in_gap = start == Lsn::MAX && self.dir.is_before_gap();
+                return Ok(if in_gap {
+                    Err(format!("WAL of node {} is missing there", self.name))
+                } else {
+                    Ok(start)
+                });
+            }
+            if !self.dir.step_back() {
+                return Ok(Err(format!("the WAL of node {} begins after it", self.name)));
+            }
+        }
+    }
+
+    fn refuses(&mut self, _: Lsn) -> Option<String> {
+        None
+    }
+}

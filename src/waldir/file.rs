@@ -1,0 +1,54 @@
+//! Files of WAL: what their first page says, and their bytes in bounded pieces.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use crate::wal::segment::LongHeader;
+
+/// How much is read at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Reads a file's first page header; `None` where it is not that of a segment.
+pub(super) fn header(path: &Path) -> Result<Option<LongHeader>, Error> {
+    let mut bytes = [0; LongHeader::BYTES];
+    let mut file = open(path)?;
+    match file.read_exact(&mut bytes) {
+        Ok(()) => Ok(LongHeader::read(&bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(source) => Err(Error::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })
+}
+
+/// A file that is read from its start to its end.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    path: PathBuf,
+    file: File,
+    buffer: Vec<u8>,
+}
+
+impl Pieces {
+    pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
+        Ok(Pieces { file: open(&path)?, path, buffer: vec![0; PIECE_BYTES] })
+    }
+
+    /// Returns the bytes that follow; none at the end.
+    pub(super) fn next(&mut self) -> Result<&[u8], Error> {
+        let mut filled = 0;
+        while let Some(room) = self.buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match self.file.read(room) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(Error::Read { path: self.path.clone(), source }),
+            }
+        }
+        Ok(self.buffer.get(..filled).unwrap_or_default())
+    }
+}
