@@ -78,12 +78,13 @@ async fn next(
     let options = BackupOptions {
         level: post.settings.backup.level,
         threads: post.settings.backup.threads,
+        rewrite_percent: post.settings.backup.rewrite_percent,
         fast: last.is_none(),
         ..BackupOptions::new(post.cluster.clone(), post.node.clone())
     };
     let began = clock::now();
     let report = backup::run(&options, &post.vault, &post.connection, Arc::new(Silent)).await?;
-    tracing::info!(backup = %report.backup, files = report.files, bytes = report.bytes, stored = report.stored, "backup finished");
+    tracing::info!(backup = %report.backup, files = report.files, bytes = report.bytes, read = report.read, stored = report.stored, "backup finished");
     if report.is_damaged() {
         tracing::error!(backup = %report.backup, pages = report.bad_pages.len(), "the server has damaged pages: their checksums are wrong");
     }

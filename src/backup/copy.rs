@@ -13,14 +13,17 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::task::JoinHandle;
 
+use super::packer::SealedPack;
+use super::paranoid::Stored;
+use super::prior::Prior;
 use super::scan::Found;
 use super::source::Queue;
-use super::worker::{self, Findings, SealedPack, Shared};
+use super::worker::{self, Findings, Shared};
 use super::{Error, Progress};
 use crate::class::{Class, Classified};
 use crate::ids::{BackupId, NodeName};
 use crate::lsn::Lsn;
-use crate::manifest::backup::Entry;
+use crate::manifest::backup::{Entry, Pack};
 use crate::retry::Backoff;
 use crate::seal::Sealer;
 use crate::vault::{self, ObjectName, Vault};
@@ -42,7 +45,12 @@ pub(super) struct Copier {
     pub(super) backup: BackupId,
     pub(super) data: PathBuf,
     pub(super) version: Version,
-    pub(super) verify_before: Option<Lsn>,
+    pub(super) start: Lsn,
+    pub(super) checksums: bool,
+    /// The backup that this one goes on from.
+    pub(super) prior: Option<Arc<Prior>>,
+    /// Compare with it what is not read.
+    pub(super) paranoid: bool,
     pub(super) threads: usize,
     /// zstd level.
     pub(super) level: i32,
@@ -56,6 +64,13 @@ pub(super) struct Copied {
     pub(super) findings: Findings,
     /// Bytes of packs.
     pub(super) stored: u64,
+}
+
+impl Copied {
+    pub(super) fn merge(&mut self, other: Copied) {
+        self.findings.merge(other.findings);
+        self.stored += other.stored;
+    }
 }
 
 /// Tells the workers to stop when whoever waits for them goes away.
@@ -80,8 +95,9 @@ impl Copier {
         let shared = Arc::new(Shared {
             data: self.data.clone(),
             version: self.version,
-            verify_before: self.verify_before,
-            queue: Mutex::new(Queue::new(files)),
+            start: self.start,
+            checksums: self.checksums,
+            queue: Mutex::new(Queue::new(files, self.prior.clone())),
             stop: Arc::clone(&stop.0),
             next_pack: Arc::clone(&self.next_pack),
             pack_bytes: (PACKS_BYTES / (threads + UPLOADS + 1)).min(PACK_BYTES_MAX),
@@ -89,6 +105,7 @@ impl Copier {
                 let copier = self.clone();
                 Box::new(move |number| copier.begin(number))
             },
+            stored: self.paranoid.then(|| self.stored()),
             progress: Arc::clone(&self.progress),
             packs,
             entries,
@@ -112,6 +129,18 @@ impl Copier {
         }
         let worked = join(workers).await;
         Ok(Copied { stored: uploaded?, findings: worked? })
+    }
+
+    /// Returns what opens chunks of older backups, for threads that may block.
+    fn stored(&self) -> Stored {
+        let (copier, runtime) = (self.clone(), tokio::runtime::Handle::current());
+        Box::new(move |pack, place| {
+            let Pack { backup, number } =
+                Pack::named(pack, &copier.backup).map_err(|source| Error::Manifest { source })?;
+            let name = ObjectName::Pack { node: copier.node.clone(), backup, number };
+            let opened = runtime.block_on(copier.vault.get_chunk(&name, place, false));
+            opened.map_err(|source| Error::Older { pack: pack.to_owned(), source })
+        })
     }
 
     fn name(&self, number: u32) -> ObjectName {

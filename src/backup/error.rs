@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::class::{Class, Classified};
-use crate::ids::NodeName;
+use crate::ids::{BackupId, NodeName};
 use crate::lsn::Lsn;
 use crate::timeline::TimelineId;
 use crate::{manifest, node, pgfile, seal, vault};
@@ -43,6 +43,14 @@ pub enum Error {
     NotArchived { node: NodeName, timeline: TimelineId, held: Lsn, needed: Lsn, waited: Duration },
     #[error("pack {number} was deleted before its backup was finished")]
     PackGone { number: u32 },
+    #[error("read pack {pack} of an older backup")]
+    Older { pack: String, source: vault::Error },
+    #[error("the older backup and what was read do not make {path} whole")]
+    Uncovered { path: String },
+    #[error(
+        "backup {backup}, from which this one takes what has not changed, was deleted before it was finished"
+    )]
+    PriorGone { backup: BackupId },
     #[error("a worker ended early")]
     Ended,
 }
@@ -51,12 +59,17 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Error::Server { source, .. } => source.class(),
-            Error::Store { source, .. } | Error::Wal { source, .. } => source.class(),
+            Error::Store { source, .. } | Error::Wal { source, .. } | Error::Older { source, .. } => {
+                source.class()
+            }
             Error::Manifest { source } => source.class(),
             Error::Seal { source } => source.class(),
             Error::Format { source, .. } => source.class(),
-            Error::Busy { .. } | Error::NotArchived { .. } | Error::PackGone { .. } => Class::Transient,
-            Error::Label { .. } | Error::Ended => Class::Bug,
+            Error::Busy { .. }
+            | Error::NotArchived { .. }
+            | Error::PackGone { .. }
+            | Error::PriorGone { .. } => Class::Transient,
+            Error::Label { .. } | Error::Uncovered { .. } | Error::Ended => Class::Bug,
             _ => Class::Operator,
         }
     }
@@ -65,6 +78,10 @@ impl Classified for Error {
         let text = match self {
             Error::Server { source, .. } => return source.hint(),
             Error::Store { source, .. } | Error::Wal { source, .. } => return source.hint(),
+            Error::Older { .. } => {
+                "`pitrus repair --deep` finds damage; `pitrus backup --full` needs no older backup"
+            }
+            Error::PriorGone { .. } => "run it again",
             Error::Standby { .. } => "run the agent beside the primary",
             Error::Busy { .. } => "wait until it has finished",
             Error::Read { .. } => {

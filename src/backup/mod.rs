@@ -1,7 +1,9 @@
 //! The job that makes a base backup of one node.
 //!
-//! pg_backup_start -> scan -> read, look at pages, pack, compress, encrypt -> zones -> pg_backup_stop
-//! -> wait for the WAL it needs -> manifest last
+//! pg_backup_start -> scan -> what the WAL changed since the newest backup -> read that, look at pages, pack,
+//! compress, encrypt -> zones -> pg_backup_stop -> wait for the WAL it needs -> manifest last
+//!
+//! Every manifest lists every file in full; what did not change names packs of older backups.
 //!
 //! Invariants: a backup exists when its manifest does, and then all that a restore of it needs is in
 //! the zones. Memory is bounded whatever the size. A crash leaves packs that no manifest names, which
@@ -9,13 +11,18 @@
 
 mod archived;
 mod bracket;
+mod changes;
 mod copy;
 mod error;
+mod packer;
 mod pages;
+mod paranoid;
+mod prior;
 mod progress;
 mod scan;
 mod scribe;
 mod source;
+mod weave;
 mod worker;
 
 use std::path::PathBuf;
@@ -37,6 +44,7 @@ use crate::vault::{ObjectName, Vault};
 use archived::Needed;
 use bracket::{Bracket, Stopped};
 use copy::{Copied, Copier};
+use prior::{Prior, Search};
 use scan::{Found, Inventory};
 use scribe::{Scribe, Written};
 use worker::CONTROL_FILE;
@@ -56,6 +64,12 @@ pub struct BackupOptions {
     pub fast: bool,
     /// How long to wait for WAL while none comes.
     pub wal_patience: Duration,
+    /// Read everything, whatever older backups hold.
+    pub full: bool,
+    /// Read everything, compare it with what would not have been read, and tell what differs.
+    pub paranoid: bool,
+    /// Packs that have become sparse are written anew, as far as so many per cent of all bytes go.
+    pub rewrite_percent: u8,
 }
 
 impl BackupOptions {
@@ -68,6 +82,9 @@ impl BackupOptions {
             label: "pitrus".to_owned(),
             fast: true,
             wal_patience: Duration::from_secs(60),
+            full: false,
+            paranoid: false,
+            rewrite_percent: 5,
         }
     }
 }
@@ -82,8 +99,18 @@ pub struct BackupReport {
     pub stopped_at: Moment,
     pub files: u64,
     pub bytes: u64,
+    /// Bytes read from the data directory.
+    pub read: u64,
     /// In one zone, in bytes.
     pub stored: u64,
+    /// The backup that gave what was not read.
+    pub goes_on: Option<BackupId>,
+    /// Why there is none.
+    pub full_because: Option<String>,
+    /// Pages that were changed without a word in the WAL; only a paranoid backup looks for them.
+    pub unlogged: Vec<BadPage>,
+    /// How many more there are.
+    pub unlogged_more: u64,
     /// Pages that are damaged on the source; the backup is kept and marked.
     pub bad_pages: Vec<BadPage>,
     /// How many more there are.
@@ -148,6 +175,8 @@ struct Stored {
     copied: Copied,
     control: ControlFile,
     left_out: Vec<String>,
+    goes_on: Option<BackupId>,
+    full_because: Option<String>,
 }
 
 impl Job<'_> {
@@ -166,6 +195,11 @@ impl Job<'_> {
         needed(self.bracket, self.options, start, stop).wait(self.vault, self.options.wal_patience).await?;
         self.progress.phase(Phase::Finishing);
         self.packs_are_there().await?;
+        if let Some(prior) = &stored.goes_on {
+            self.is_there(prior).await?;
+        }
+        let read = stored.copied.findings.read;
+        let unlogged = std::mem::take(&mut stored.copied.findings.unlogged);
         let wrong = &mut stored.copied.findings.wrong;
         wrong.settle(stop);
         let foot = Foot {
@@ -173,6 +207,7 @@ impl Job<'_> {
             stopped_at,
             backup_label: label,
             tablespace_map,
+            read,
             stored: stored.copied.stored,
             bad_pages: wrong.bad.clone(),
             bad_pages_more: wrong.more,
@@ -193,7 +228,7 @@ impl Job<'_> {
         let put = copy::store(self.vault, &name, sealed).await;
         put.map_err(|source| Error::Store { what: "the manifest".to_owned(), source })?;
         tracing::info!(
-            node = %self.options.node, backup = %self.backup, %start, %stop, files, bytes,
+            node = %self.options.node, backup = %self.backup, %start, %stop, files, bytes, read,
             timeline = %facts.timeline, "backup finished"
         );
         Ok(BackupReport {
@@ -204,7 +239,12 @@ impl Job<'_> {
             stopped_at,
             files,
             bytes,
+            read,
             stored: stored.copied.stored,
+            goes_on: stored.goes_on,
+            full_because: stored.full_because,
+            unlogged: unlogged.pages,
+            unlogged_more: unlogged.more,
             bad_pages,
             bad_pages_more,
             left_out: stored.left_out,
@@ -223,15 +263,17 @@ impl Job<'_> {
 
         let folders = inventory.folders.into_iter();
         let folders = folders.map(|f| Entry { path: f.path, kind: Kind::Folder, mode: f.mode }).collect();
-        let head = self.head(start, inventory.tablespaces);
+        let mut head = self.head(start, inventory.tablespaces);
+        let (prior, full_because) = self.prior(&head).await?;
+        head.goes_on = prior.as_ref().map(|prior| prior.backup.clone());
+        let goes_on = head.goes_on.clone();
         let manifest = self.vault.manifest(&head, MANIFEST_LEVEL);
         let manifest = manifest.map_err(|source| Error::Store { what: "the manifest".to_owned(), source })?;
         let scribe = Scribe::start(manifest, folders);
-        let copier = self.copier(start);
+        let copier = self.copier(start, prior);
         let copied = match copier.copy(inventory.files, scribe.entries()).await {
             Ok(mut copied) => copier.copy(vec![control], scribe.entries()).await.map(|last| {
-                copied.findings.merge(last.findings);
-                copied.stored += last.stored;
+                copied.merge(last);
                 copied
             }),
             failed => failed,
@@ -244,7 +286,37 @@ impl Job<'_> {
         };
         let written = written?;
         let control = copied.findings.control.ok_or(Error::Ended)?;
-        Ok(Stored { written, copied, control, left_out: inventory.left_out })
+        Ok(Stored { written, copied, control, left_out: inventory.left_out, goes_on, full_because })
+    }
+
+    /// Finds the backup to go on from, or why there is none.
+    async fn prior(&self, head: &Head) -> Result<(Option<Arc<Prior>>, Option<String>), Error> {
+        let BackupOptions { full, paranoid, rewrite_percent, wal_patience, .. } = *self.options;
+        if full {
+            return Ok((None, Some("it was asked for".to_owned())));
+        }
+        // Its last records are on their way.
+        let segment_start = head.start_lsn.segment_start(head.segment_bytes);
+        let needed = needed(self.bracket, self.options, segment_start, head.start_lsn);
+        needed.wait(self.vault, wal_patience).await?;
+        let search = Search { vault: self.vault, head, rewrite_percent, paranoid };
+        Ok(match search.find().await? {
+            Ok(prior) => (Some(Arc::new(prior)), None),
+            Err(why) => {
+                tracing::info!(node = %self.options.node, because = why, "everything is read");
+                (None, Some(why))
+            }
+        })
+    }
+
+    /// Makes sure that a backup still exists: then expiry keeps all that its manifest names.
+    async fn is_there(&self, backup: &BackupId) -> Result<(), Error> {
+        let name = ObjectName::Manifest { node: self.options.node.clone(), backup: backup.clone() };
+        let there = self.vault.exists(&name).await;
+        if there.map_err(|source| Error::Store { what: "the manifest".to_owned(), source })? {
+            return Ok(());
+        }
+        Err(Error::PriorGone { backup: backup.clone() })
     }
 
     /// After so long expiry takes packs without a manifest for garbage: makes sure that it did not.
@@ -276,7 +348,7 @@ impl Job<'_> {
         }
     }
 
-    fn copier(&self, start: Lsn) -> Copier {
+    fn copier(&self, start: Lsn, prior: Option<Arc<Prior>>) -> Copier {
         let facts = &self.bracket.facts;
         Copier {
             vault: self.vault.clone(),
@@ -284,7 +356,10 @@ impl Job<'_> {
             backup: self.backup.clone(),
             data: facts.data_directory.clone(),
             version: self.bracket.version,
-            verify_before: facts.data_checksums.then_some(start),
+            start,
+            checksums: facts.data_checksums,
+            paranoid: self.options.paranoid && prior.is_some(),
+            prior,
             threads: self.options.threads,
             level: self.options.level,
             progress: Arc::clone(&self.progress),
@@ -308,6 +383,7 @@ impl Job<'_> {
             started_at: self.started_at,
             data_checksums: facts.data_checksums,
             tablespaces,
+            goes_on: None,
         }
     }
 }

@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io;
+use std::ops;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Error;
+use super::prior::{Fate, Prior};
 use super::scan::{Found, there};
 use crate::manifest::backup::{CHUNK_BYTES_MAX, Entry, Extent, Kind};
 
@@ -22,6 +24,14 @@ pub(super) enum Unit {
     /// A file that fits one chunk, and is packed with its neighbours.
     Small(Found),
     Range(Range),
+    /// A file that is as it was in an older backup, of so many bytes.
+    Kept(Entry, u64),
+    /// A file of which these ranges are read; the others are as they were.
+    Patch {
+        found: Found,
+        older: Vec<Extent>,
+        ranges: Vec<ops::Range<u64>>,
+    },
 }
 
 /// A part of a file that does not fit one chunk.
@@ -54,11 +64,13 @@ struct Done {
 pub(super) struct Queue {
     files: std::vec::IntoIter<Found>,
     ranges: std::vec::IntoIter<Range>,
+    prior: Option<Arc<Prior>>,
 }
 
 impl Queue {
-    pub(super) fn new(files: Vec<Found>) -> Self {
-        Queue { files: files.into_iter(), ranges: Vec::new().into_iter() }
+    /// Where there is a prior backup, only what it cannot give is read.
+    pub(super) fn new(files: Vec<Found>, prior: Option<Arc<Prior>>) -> Self {
+        Queue { files: files.into_iter(), ranges: Vec::new().into_iter(), prior }
     }
 
     pub(super) fn next(&mut self) -> Option<Unit> {
@@ -66,6 +78,11 @@ impl Queue {
             return Some(Unit::Range(range));
         }
         let found = self.files.next()?;
+        match self.prior.as_ref().map_or(Fate::Whole, |prior| prior.fate(&found)) {
+            Fate::Whole => {}
+            Fate::Kept(entry) => return Some(Unit::Kept(entry, found.size)),
+            Fate::Patched { older, ranges } => return Some(Unit::Patch { found, older, ranges }),
+        }
         if found.size <= CHUNK_BYTES as u64 {
             return Some(Unit::Small(found));
         }
@@ -167,7 +184,7 @@ mod tests {
     }
 
     fn extent(len: u32) -> Extent {
-        Extent { pack: "1".to_owned(), chunk: 0, at: 0, sealed: 9, offset: 0, len, crc: 0 }
+        Extent { pack: "1".to_owned(), chunk: 0, at: 0, sealed: 9, offset: 0, len, plain: len, crc: 0 }
     }
 
     fn units(queue: &mut Queue) -> Vec<Unit> {
@@ -177,7 +194,7 @@ mod tests {
     #[test]
     fn large_files_are_cut_and_joined() {
         let size = 2 * RANGE_BYTES + 5;
-        let mut queue = Queue::new(vec![found(10), found(size), found(CHUNK_BYTES as u64)]);
+        let mut queue = Queue::new(vec![found(10), found(size), found(CHUNK_BYTES as u64)], None);
         let units = units(&mut queue);
         assert_eq!(units.len(), 5);
         let ranges: Vec<Range> =

@@ -90,6 +90,12 @@ pub(super) struct Backup {
     /// zstd level, 1 to 19 [default: from the configuration]
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub(super) level: Option<i32>,
+    /// Read everything, whatever older backups hold
+    #[arg(long, conflicts_with = "paranoid")]
+    pub(super) full: bool,
+    /// Compare everything with what older backups hold, and tell what changed without a word in the WAL
+    #[arg(long)]
+    pub(super) paranoid: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -9,7 +9,7 @@ use super::failure::{Failure, exit};
 use super::info::bytes;
 use super::open::Place;
 use super::progress;
-use crate::backup::{self, BackupOptions};
+use crate::backup::{self, BackupOptions, BackupReport};
 use crate::config::Settings;
 use crate::expire::{self, ExpireOptions};
 use crate::node::{NodeFacts, pgdata};
@@ -29,6 +29,9 @@ pub(super) async fn backup(settings: &Settings, args: &args::Backup) -> Result<E
     let options = BackupOptions {
         level: args.level.unwrap_or(settings.backup.level),
         threads: settings.backup.threads,
+        rewrite_percent: settings.backup.rewrite_percent,
+        full: args.full,
+        paranoid: args.paranoid,
         ..BackupOptions::new(settings.cluster.clone(), node.clone())
     };
     let bar = progress::Backup::new();
@@ -38,17 +41,24 @@ pub(super) async fn backup(settings: &Settings, args: &args::Backup) -> Result<E
     // The zones beyond the quorum; what does not get there now is repaired later.
     vault.zones().settle(SETTLE_MOST).await;
     println!(
-        "backup {} of node {node}: {} files, {} stored as {} in each zone",
+        "backup {} of node {node}: {} files, {}; {} read, {} stored in each zone",
         report.backup,
         report.files,
         bytes(report.bytes),
+        bytes(report.read),
         bytes(report.stored)
     );
+    match (&report.goes_on, &report.full_because) {
+        (Some(backup), _) => println!("what did not change is shared with backup {backup}"),
+        (None, Some(why)) => println!("everything was read: {why}"),
+        (None, None) => {}
+    }
     println!("restorable from {} on", report.stopped_at);
     for path in &report.left_out {
         println!("left out: {path} is neither a file nor a folder");
     }
-    if !report.is_damaged() {
+    unlogged(&report, &facts);
+    if !report.is_damaged() && (report.unlogged.is_empty() || !facts.data_checksums) {
         return Ok(ExitCode::SUCCESS);
     }
     for page in &report.bad_pages {
@@ -58,6 +68,19 @@ pub(super) async fn backup(settings: &Settings, args: &args::Backup) -> Result<E
         println!("DAMAGED on the server: {} more pages", report.bad_pages_more);
     }
     Ok(ExitCode::from(exit::DAMAGE))
+}
+
+/// Tells of pages that changed without a word in the WAL. They are in the backup as they are now.
+fn unlogged(report: &BackupReport, facts: &NodeFacts) {
+    for page in &report.unlogged {
+        println!("CHANGED without WAL: {} block {}", page.path, page.block);
+    }
+    if report.unlogged_more > 0 {
+        println!("CHANGED without WAL: {} more pages", report.unlogged_more);
+    }
+    if !report.unlogged.is_empty() && !facts.data_checksums {
+        println!("without page checksums, hint bits are set so: that does no harm");
+    }
 }
 
 pub(super) async fn expire(settings: &Settings, args: &args::Expire) -> Result<(), Failure> {

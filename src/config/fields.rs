@@ -108,6 +108,11 @@ pub const FIELDS: &[Field] = &[
         "How many files are read, compressed and encrypted at a time, 1 to 64.",
     ),
     field(
+        "backup.rewrite_percent",
+        Value("5"),
+        "Packs of which backups need less than half are written anew by the next backup, as far as so many per cent of the node's bytes go, 0 to 100.",
+    ),
+    field(
         "archive.part_interval_ms",
         Value("1000"),
         "How often the unfinished WAL segment is sent, in milliseconds, 100 to 60000: about what the sudden death of a node can lose.",

@@ -196,6 +196,7 @@ impl Judge<'_> {
             schedule: Schedule(schedule),
             level: self.number("backup.level", raw.level, 1, 1, 19)? as i32,
             threads: self.number("backup.threads", raw.threads, 2, 1, 64)? as usize,
+            rewrite_percent: self.number("backup.rewrite_percent", raw.rewrite_percent, 5, 0, 100)? as u8,
         })
     }
 

@@ -89,6 +89,7 @@ pub struct Backup {
     pub schedule: Option<String>,
     pub level: Option<i64>,
     pub threads: Option<i64>,
+    pub rewrite_percent: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

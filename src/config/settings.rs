@@ -113,6 +113,8 @@ pub struct Backup {
     pub schedule: Schedule,
     pub level: i32,
     pub threads: usize,
+    /// How many per cent of a node's bytes a backup may write anew where packs are sparse.
+    pub rewrite_percent: u8,
 }
 
 #[derive(Clone, Debug)]

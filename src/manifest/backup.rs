@@ -19,7 +19,7 @@ use crate::moment::Moment;
 use crate::timeline::TimelineId;
 use crate::wal::event::{Parameters, Prepared};
 
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const NAME: &str = "backup manifest";
 /// The longest line: one file of about 500 GB.
 const LINE_BYTES_MAX: usize = 64 << 20;
@@ -52,6 +52,10 @@ pub struct Head {
     pub started_at: Moment,
     pub data_checksums: bool,
     pub tablespaces: Vec<Tablespace>,
+    /// The backup that this one went on from: what the WAL did not change since was taken from it. Nothing
+    /// but packs is shared, so it may be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_on: Option<BackupId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,7 +108,11 @@ pub struct Extent {
     /// How many bytes.
     #[serde(rename = "n")]
     pub len: u32,
-    /// CRC-32 (IEEE) of these bytes: tells a mistake of ours from damage that GCM would have found.
+    /// How many bytes the whole chunk has when opened.
+    #[serde(rename = "l")]
+    pub plain: u32,
+    /// CRC-32 (IEEE) of the whole chunk: tells a mistake of ours from damage that GCM would have found. Of
+    /// the chunk, not of these bytes, so that an extent can be divided without reading it.
     #[serde(rename = "x")]
     pub crc: u32,
 }
@@ -151,7 +159,9 @@ impl Entry {
             return Err(inconsistent(format!("{:?} is not a path below the data directory", self.path)));
         }
         if let Kind::File { size, extents, .. } = &self.kind {
-            let fits = |e: &Extent| e.offset.checked_add(e.len).is_some_and(|end| end <= CHUNK_BYTES_MAX);
+            let fits = |e: &Extent| {
+                e.offset.checked_add(e.len).is_some_and(|end| end <= e.plain && e.plain <= CHUNK_BYTES_MAX)
+            };
             let sum: u64 = extents.iter().map(|e| u64::from(e.len)).sum();
             if !extents.iter().all(fits) || sum != *size {
                 return Err(inconsistent(format!(
@@ -180,6 +190,8 @@ pub struct Foot {
     pub tablespace_map: String,
     pub files: u64,
     pub bytes: u64,
+    /// Bytes that this backup read from the data directory.
+    pub read: u64,
     /// Bytes of packs that this backup wrote to one zone.
     pub stored: u64,
     /// Every pack that an extent names, as extents name them; rising. Filled by [`ManifestWriter`], so that

@@ -48,12 +48,13 @@ struct Piece {
     file_at: u64,
     offset: u32,
     len: u32,
-    crc: u32,
 }
 
 /// A chunk, and what of it is wanted.
 struct Chunk {
     place: ChunkPlace,
+    /// Length and CRC-32 of what it holds.
+    plain: (u32, u32),
     pieces: Vec<Piece>,
 }
 
@@ -110,7 +111,7 @@ impl Filling {
             let mut length = 0;
             for (chunk, plain) in run.chunks.iter().zip(&plain) {
                 length += chunk.pieces.iter().map(|p| u64::from(p.len)).sum::<u64>();
-                let written = write_pieces(&paths, &chunk.pieces, plain);
+                let written = write_pieces(&paths, chunk, plain);
                 written.map_err(|problem| problem.error(&options, &run.pack, chunk.place.index))?;
             }
             Ok::<u64, Error>(length)
@@ -154,14 +155,15 @@ impl Wanted {
         let file = u32::try_from(self.files.len()).map_err(|_| broken("it lists too many files".into()))?;
         let mut file_at = 0;
         for extent in &extents {
-            let Extent { chunk, at, sealed, offset, len, crc, .. } = *extent;
+            let Extent { chunk, at, sealed, offset, len, plain, crc, .. } = *extent;
             let pack = Pack::named(&extent.pack, &options.backup).map_err(|e| broken(e.to_string()))?;
             let place = ChunkPlace { at, sealed, index: chunk };
-            let entry = self.chunks.entry((pack, chunk)).or_insert(Chunk { place, pieces: Vec::new() });
-            if entry.place != place {
+            let made = Chunk { place, plain: (plain, crc), pieces: Vec::new() };
+            let entry = self.chunks.entry((pack, chunk)).or_insert(made);
+            if (entry.place, entry.plain) != (place, (plain, crc)) {
                 return Err(broken(format!("it names two places for chunk {chunk} of pack {}", extent.pack)));
             }
-            entry.pieces.push(Piece { file, file_at, offset, len, crc });
+            entry.pieces.push(Piece { file, file_at, offset, len });
             file_at += u64::from(len);
         }
         if file_at != size {
@@ -228,15 +230,17 @@ impl Unwritten {
     }
 }
 
-fn write_pieces(paths: &[PathBuf], pieces: &[Piece], plain: &[u8]) -> Result<(), Unwritten> {
-    for piece in pieces {
+fn write_pieces(paths: &[PathBuf], chunk: &Chunk, plain: &[u8]) -> Result<(), Unwritten> {
+    let (length, crc) = chunk.plain;
+    let is_ours = plain.len() == length as usize && crc32fast::hash(plain) == crc;
+    for piece in &chunk.pieces {
         let path = &paths[piece.file as usize];
+        if !is_ours {
+            return Err(Unwritten::Wrong(path.clone(), "has other bytes than were backed up"));
+        }
         let bytes = usize::try_from(piece.offset).ok().and_then(|from| plain.get(from..));
         let bytes = bytes.and_then(|rest| rest.get(..usize::try_from(piece.len).ok()?));
         let bytes = bytes.ok_or_else(|| Unwritten::Wrong(path.clone(), "is too short"))?;
-        if crc32fast::hash(bytes) != piece.crc {
-            return Err(Unwritten::Wrong(path.clone(), "has other bytes than were backed up"));
-        }
         let written = File::options().write(true).open(path);
         let written = written.and_then(|file| file.write_all_at(bytes, piece.file_at));
         written.map_err(|source| Unwritten::File(path.clone(), source))?;
@@ -306,7 +310,7 @@ mod tests {
         let mut chunks = BTreeMap::new();
         let mut add = |number, index, at| {
             let place = ChunkPlace { at, sealed: 100, index };
-            chunks.insert((pack(number), index), Chunk { place, pieces: Vec::new() });
+            chunks.insert((pack(number), index), Chunk { place, plain: (0, 0), pieces: Vec::new() });
         };
         (0..10).for_each(|n| add(1, n, u64::from(n) * 100));
         add(1, 20, GAP_BYTES + 1101);

@@ -1,6 +1,7 @@
 //! Base backups of real servers: what is restored from one is a server, byte for byte.
 
 mod fetched;
+mod incremental;
 mod site;
 
 use std::collections::BTreeMap;

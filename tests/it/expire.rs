@@ -55,7 +55,8 @@ async fn backup(vault: &Vault, days: i64, number: u64, finished: bool) -> Backup
     }
     let start = Lsn(number * u64::from(SEGMENT) + 40);
     let mut manifest = vault.manifest(&head(&id, at, start), 1).unwrap();
-    let extent = Extent { pack: "0".into(), chunk: 0, at: 120, sealed: 9, offset: 0, len: 1000, crc: 0 };
+    let extent =
+        Extent { pack: "0".into(), chunk: 0, at: 120, sealed: 9, offset: 0, len: 1000, plain: 1000, crc: 0 };
     let kind = Kind::File { size: 1000, modified: 0, extents: vec![extent] };
     manifest.entry(Entry { path: "PG_VERSION".into(), kind, mode: 0o600 }).unwrap();
     manifest.finish(&foot(at, start.plus(100))).await.unwrap();
@@ -77,6 +78,7 @@ fn head(id: &BackupId, at: Moment, start: Lsn) -> Head {
         started_at: at,
         data_checksums: true,
         tablespaces: Vec::new(),
+        goes_on: None,
     }
 }
 
@@ -88,6 +90,7 @@ fn foot(at: Moment, stop: Lsn) -> Foot {
         tablespace_map: String::new(),
         files: 0,
         bytes: 0,
+        read: 0,
         stored: 0,
         packs: Vec::new(),
         bad_pages: Vec::new(),

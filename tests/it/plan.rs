@@ -157,6 +157,7 @@ impl Stored {
             started_at: self.times(at)[0].1,
             data_checksums: true,
             tablespaces: Vec::new(),
+            goes_on: None,
         };
         let bad_pages = Vec::from_iter(is_damaged.then(|| BadPage { path: "base/1/1".into(), block: 0 }));
         let foot = Foot {
@@ -166,6 +167,7 @@ impl Stored {
             tablespace_map: String::new(),
             files: 0,
             bytes: 0,
+            read: 0,
             stored: 0,
             packs: Vec::new(),
             bad_pages,

@@ -138,8 +138,16 @@ pub(crate) async fn put_backup(vault: &Vault, backup: &str, pack_of: &str, from:
         "superuser": "postgres",
     }))
     .unwrap();
-    let extent =
-        Extent { pack: format!("{pack_of}/0"), chunk: 0, at: 120, sealed: 10, offset: 0, len: 4, crc: 0 };
+    let extent = Extent {
+        pack: format!("{pack_of}/0"),
+        chunk: 0,
+        at: 120,
+        sealed: 10,
+        offset: 0,
+        len: 4,
+        plain: 4,
+        crc: 0,
+    };
     let file = Kind::File { size: 4, modified: 0, extents: vec![extent] };
     if backup == pack_of {
         put(vault, pack(backup, 0)).await;

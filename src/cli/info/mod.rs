@@ -104,7 +104,9 @@ fn backup(summary: &Ends) -> Backup {
         started_at: head.started_at,
         stopped_at: foot.stopped_at,
         bytes: foot.bytes,
+        read_bytes: foot.read,
         stored_bytes: foot.stored,
+        goes_on: head.goes_on.clone(),
         bad_pages: foot.bad_pages.len() as u64,
     }
 }

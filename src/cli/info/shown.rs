@@ -60,7 +60,11 @@ pub(super) struct Backup {
     pub(super) started_at: Moment,
     pub(super) stopped_at: Moment,
     pub(super) bytes: u64,
+    /// Read from the data directory, and stored: less than all where older backups gave the rest.
+    pub(super) read_bytes: u64,
     pub(super) stored_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) goes_on: Option<BackupId>,
     pub(super) bad_pages: u64,
 }
 
@@ -163,10 +167,11 @@ impl Info {
                 pages => format!(", {pages} BAD PAGES"),
             };
             text += &format!(
-                "  backup {} of {}, {} stored as {}{bad}\n",
+                "  backup {} of {}, {}: {} read, {} stored{bad}\n",
                 backup.backup,
                 backup.stopped_at,
                 bytes(backup.bytes),
+                bytes(backup.read_bytes),
                 bytes(backup.stored_bytes)
             );
         }
@@ -270,7 +275,9 @@ mod tests {
                     started_at: at("2026-11-21T02:00:00Z"),
                     stopped_at: at("2026-11-21T02:10:00Z"),
                     bytes: 3 << 30,
+                    read_bytes: 3 << 30,
                     stored_bytes: 700 << 20,
+                    goes_on: None,
                     bad_pages: 2,
                 }],
                 unreadable_backups: Vec::new(),
@@ -310,7 +317,7 @@ mod tests {
              \nnode worker-1 (group 1)\n  WAL to 0/3000148, its last commit 2 s ago\n\
              \x20 GAP in the WAL: 000000010000000000000002 to 000000010000000000000002\n\
              \x20 clock 12.3 ms BEHIND the coordinator's, give or take 0.2 ms (9 s ago)\n\
-             \x20 backup 20261121t020000z-00ff of 2026-11-21T02:10:00.000000Z, 3.00 GiB stored as 700 MiB, 2 BAD PAGES\n\
+             \x20 backup 20261121t020000z-00ff of 2026-11-21T02:10:00.000000Z, 3.00 GiB: 3.00 GiB read, 700 MiB stored, 2 BAD PAGES\n\
              \nzones\n  a   12 objects, complete\n  bb  10 objects, LACKS 2: run `pitrus repair`\n\
              \x20 c   DOES NOT ANSWER: no such folder\n"
         );

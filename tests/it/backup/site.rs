@@ -80,7 +80,11 @@ impl Site {
     }
 
     pub(super) async fn backup(&self) -> Result<BackupReport, backup::Error> {
-        backup::run(&self.options(), &self.vault, &self.connection, Arc::new(Silent)).await
+        self.backup_with(&self.options()).await
+    }
+
+    pub(super) async fn backup_with(&self, options: &BackupOptions) -> Result<BackupReport, backup::Error> {
+        backup::run(options, &self.vault, &self.connection, Arc::new(Silent)).await
     }
 
     /// Switches to a new segment, waits until all before it is archived, and returns where that was.

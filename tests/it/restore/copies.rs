@@ -86,6 +86,7 @@ impl Copy {
             started_at: Moment(0),
             data_checksums: false,
             tablespaces: self.tablespaces.clone(),
+            goes_on: None,
         })];
         let (mut files, mut total, mut packs) = (0, 0, Vec::new());
         for (number, (name, path)) in self.files.iter().enumerate() {
@@ -111,6 +112,7 @@ impl Copy {
             tablespace_map: String::new(),
             files,
             bytes: total,
+            read: 0,
             stored: 0,
             packs,
             bad_pages: Vec::new(),
@@ -139,6 +141,7 @@ fn extents(number: usize, bytes: &[u8]) -> Vec<Extent> {
         sealed: bytes.len() as u32,
         offset: 0,
         len: bytes.len() as u32,
+        plain: bytes.len() as u32,
         crc: crc32fast::hash(bytes),
     };
     bytes.chunks(CHUNK).enumerate().map(extent).collect()

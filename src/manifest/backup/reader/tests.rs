@@ -22,6 +22,7 @@ fn head() -> Head {
         started_at: Moment(1),
         data_checksums: true,
         tablespaces: vec![Tablespace { oid: 16385, location: "/mnt/fast".to_owned() }],
+        goes_on: None,
     }
 }
 
@@ -33,6 +34,7 @@ fn foot() -> Foot {
         tablespace_map: String::new(),
         files: 0,
         bytes: 0,
+        read: 815,
         stored: 4711,
         packs: Vec::new(),
         bad_pages: Vec::new(),
@@ -46,8 +48,16 @@ fn foot() -> Foot {
 }
 
 fn file(path: &str, pack: &str, sizes: &[u32]) -> Entry {
-    let extent =
-        |len: &u32| Extent { pack: pack.into(), chunk: 0, at: 64, sealed: 99, offset: 0, len: *len, crc: 7 };
+    let extent = |len: &u32| Extent {
+        pack: pack.into(),
+        chunk: 0,
+        at: 64,
+        sealed: 99,
+        offset: 0,
+        len: *len,
+        plain: *len,
+        crc: 7,
+    };
     let size = sizes.iter().map(|s| u64::from(*s)).sum();
     let kind = Kind::File { size, modified: 1_700_000_000, extents: sizes.iter().map(extent).collect() };
     Entry { path: path.to_owned(), kind, mode: 0o600 }
@@ -128,8 +138,8 @@ fn what_is_cut_off_or_goes_on_is_refused() {
 
 #[test]
 fn an_unknown_version_says_so() {
-    let text = String::from_utf8(sample(Vec::new())).unwrap().replace("\"version\":1", "\"version\":2");
-    assert!(matches!(read(text.as_bytes(), 100), Err(Error::Version { found: 2, known: 1, .. })));
+    let text = String::from_utf8(sample(Vec::new())).unwrap().replace("\"version\":2", "\"version\":3");
+    assert!(matches!(read(text.as_bytes(), 100), Err(Error::Version { found: 3, known: 2, .. })));
 }
 
 #[test]

@@ -1,0 +1,371 @@
+//! The backup that this one goes on from, and what the WAL changed since.
+//!
+//! newest good backup -> its manifest, held compactly -> WAL indexes from its start to ours -> for each
+//! file of the scan: kept, patched or read whole
+//!
+//! Invariant: where anything is missing or in doubt there is no [`Prior`], or the file is read whole.
+//! Memory: 40 bytes for each extent, some for each file, about a bit for each changed block.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use super::Error;
+use super::changes::Changes;
+use super::scan::Found;
+use super::weave::{fresh, weave};
+use crate::flow;
+use crate::ids::BackupId;
+use crate::lsn::Lsn;
+use crate::manifest;
+use crate::manifest::backup::{Entry, Extent, Head, Kind, Line, ManifestReader, Pack};
+use crate::manifest::wal_index::{ChangedBlocks, WalIndex};
+use crate::seal::ChunkPlace;
+use crate::vault::{self, ObjectName, Vault, WalName};
+use crate::wal::event::Open;
+use crate::wal::index::IndexBuilder;
+
+/// A pack of which less than this is named by a manifest is worth writing anew.
+const WORTH_KEEPING: f64 = 0.5;
+/// Indexes that are read at once.
+const INDEXES_AT_ONCE: usize = 16;
+/// How often an index that must come is looked for, and after what time.
+const TRIES: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// An older backup, and what was changed since it began.
+#[derive(Debug)]
+pub(super) struct Prior {
+    pub(super) backup: BackupId,
+    own: BackupId,
+    files: HashMap<Box<str>, PriorFile>,
+    extents: Vec<PriorExtent>,
+    packs: Vec<Pack>,
+    /// Of `packs`: those that are to be written anew.
+    unfit: HashSet<u32>,
+    /// Files with damaged pages.
+    damaged: HashSet<String>,
+    changes: Changes,
+    /// Nothing is kept unread.
+    paranoid: bool,
+}
+
+#[derive(Debug)]
+struct PriorFile {
+    size: u64,
+    modified: i64,
+    /// Its extents: from and to.
+    extents: (usize, usize),
+}
+
+#[derive(Debug)]
+struct PriorExtent {
+    pack: u32,
+    place: ChunkPlace,
+    offset: u32,
+    len: u32,
+    plain: u32,
+    crc: u32,
+}
+
+/// What is to be done with a file.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// Nothing is known of it.
+    Whole,
+    /// Nothing changed.
+    Kept(Entry),
+    /// These ranges are read, the others come from the older copy.
+    Patched { older: Vec<Extent>, ranges: Vec<Range<u64>> },
+}
+
+/// What a search is for.
+pub(super) struct Search<'a> {
+    pub(super) vault: &'a Vault,
+    /// The head of the backup that is being made.
+    pub(super) head: &'a Head,
+    /// How many per cent of all bytes may be written anew where packs have become sparse.
+    pub(super) rewrite_percent: u8,
+    pub(super) paranoid: bool,
+}
+
+/// Why nothing can be taken from an older backup.
+pub(super) type WhyFull = String;
+
+impl Search<'_> {
+    /// Finds the newest backup to go on from. The WAL up to the head's start must be archived.
+    pub(super) async fn find(&self) -> Result<Result<Prior, WhyFull>, Error> {
+        match self.search().await {
+            Ok(found) => Ok(Ok(found)),
+            Err(No::Because(why)) => Ok(Err(why)),
+            Err(No::Failed(source)) => Err(Error::Store { what: "the backup before".to_owned(), source }),
+        }
+    }
+
+    async fn search(&self) -> Result<Prior, No> {
+        let node = &self.head.node;
+        let listing = self.vault.list(&format!("nodes/{node}/backups")).await?;
+        let newest = newest(self.vault, listing.objects.iter().map(|o| o.name.as_str()));
+        let newest = newest.ok_or_else(|| No::Because("there is no backup yet".to_owned()))?;
+        let mut prior = self.read(&newest).await?;
+        let packs = self.vault.list(&format!("nodes/{node}/packs")).await?;
+        let sizes = packs.objects.iter().filter_map(|object| {
+            match ObjectName::parse(self.vault.cluster(), &object.name)? {
+                ObjectName::Pack { backup, number, .. } => Some((Pack { backup, number }, object.size)),
+                _ => None,
+            }
+        });
+        prior.choose_unfit(sizes.collect(), self.rewrite_percent);
+        Ok(prior)
+    }
+
+    /// Reads a backup's manifest, and the WAL indexes since.
+    async fn read(&self, backup: &BackupId) -> Result<Prior, No> {
+        let name = ObjectName::Manifest { node: self.head.node.clone(), backup: backup.clone() };
+        let unreadable = |problem: String| No::Because(format!("backup {backup} cannot be read: {problem}"));
+        // Newest of all, yet not readable: the schedule must not fail for it.
+        let bytes = self.vault.get(&name).await.map_err(|error| unreadable(error.to_string()))?;
+        let (own, paranoid) = (self.head.backup.clone(), self.paranoid);
+        let read = tokio::task::spawn_blocking(move || Prior::read(&bytes, own, paranoid));
+        let read = read.await.map_err(|error| unreadable(error.to_string()))?;
+        let (head, mut prior) = read.map_err(|error| unreadable(error.to_string()))?;
+        if let Some(why) = self.unlike(&head) {
+            return Err(No::Because(format!("backup {backup} {why}")));
+        }
+        self.changes(head.start_lsn, &mut prior.changes).await?;
+        Ok(prior)
+    }
+
+    /// Returns why a backup is none to go on from.
+    fn unlike(&self, older: &Head) -> Option<&'static str> {
+        let new = self.head;
+        let major = |head: &Head| head.postgres_version / 10_000;
+        if older.system_identifier != new.system_identifier {
+            Some("is of another server")
+        } else if older.timeline != new.timeline {
+            Some("is of another timeline")
+        } else if major(older) != major(new) || older.segment_bytes != new.segment_bytes {
+            Some("is of another version of PostgreSQL")
+        } else if older.data_checksums != new.data_checksums {
+            Some("was taken before page checksums were switched")
+        } else if older.start_lsn >= new.start_lsn {
+            Some("began later than this one")
+        } else {
+            None
+        }
+    }
+
+    /// Adds what WAL from `from` to our start changed.
+    async fn changes(&self, from: Lsn, changes: &mut Changes) -> Result<(), No> {
+        let bytes = self.head.segment_bytes;
+        let (first, last) = (from.segment(bytes), self.head.start_lsn.segment(bytes));
+        let mut open = Open::default();
+        let numbers: Vec<u64> = (first..last).collect();
+        for batch in numbers.chunks(INDEXES_AT_ONCE) {
+            let read = flow::try_map(batch.to_vec(), INDEXES_AT_ONCE, |number| self.index(number));
+            for index in read.await? {
+                index.blocks.iter().for_each(|changed| changes.add(changed));
+                open = index.open_at_end;
+            }
+        }
+        for changed in self.begun(last, open).await? {
+            changes.add(&changed);
+        }
+        Ok(())
+    }
+
+    /// Reads the index of a finished segment; waits a little for one that must be on its way.
+    async fn index(&self, number: u64) -> Result<WalIndex, No> {
+        let wal = WalName::new(self.head.timeline, number, self.head.segment_bytes);
+        let name = ObjectName::Index { node: self.head.node.clone(), wal };
+        for _ in 0..TRIES {
+            match self.vault.get(&name).await {
+                Ok(bytes) => {
+                    let read = manifest::from_bytes(&bytes);
+                    return read.map_err(|error| No::Because(format!("WAL index {wal}: {error}")));
+                }
+                Err(error) if error.is_not_found() => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(No::Because(format!("there is no WAL index of segment {wal}")))
+    }
+
+    /// Returns what the records in the segment of our start changed, those before it at least.
+    async fn begun(&self, number: u64, open: Open) -> Result<Vec<ChangedBlocks>, No> {
+        let Head { node, timeline, segment_bytes, start_lsn, .. } = self.head;
+        let held = self.vault.segment_bytes(node, *timeline, number, *segment_bytes).await?;
+        let start = start_lsn.segment_start(*segment_bytes);
+        let held = held.filter(|held| start.plus(held.valid.into()) >= *start_lsn);
+        let wal = WalName::new(*timeline, number, *segment_bytes);
+        let held =
+            held.ok_or_else(|| No::Because(format!("segment {wal} is not archived to {start_lsn}")))?;
+        let (timeline, segment_bytes, wanted) = (*timeline, *segment_bytes, *start_lsn);
+        let decode = tokio::task::spawn_blocking(move || {
+            let mut builder = IndexBuilder::new(timeline, segment_bytes, start, open);
+            // A finished segment may end in zeros after a switch: what was decoded before them counts.
+            let fed = builder.feed(&held.bytes);
+            (fed, builder.decoded_to(), builder.tail())
+        });
+        let (fed, to, tail) = decode.await.map_err(|error| No::Because(error.to_string()))?;
+        match fed {
+            Ok(finished) => Ok(finished.into_iter().chain([tail]).flat_map(|index| index.blocks).collect()),
+            Err(error) if to < wanted => {
+                Err(No::Because(format!("segment {wal} cannot be decoded: {error}")))
+            }
+            Err(_) => Ok(tail.blocks),
+        }
+    }
+}
+
+/// Why there is no prior backup.
+#[derive(Debug)]
+enum No {
+    Because(WhyFull),
+    Failed(vault::Error),
+}
+
+impl From<vault::Error> for No {
+    fn from(error: vault::Error) -> Self {
+        No::Failed(error)
+    }
+}
+
+/// Returns the newest backup among the names of objects.
+fn newest<'n>(vault: &Vault, names: impl Iterator<Item = &'n str>) -> Option<BackupId> {
+    let (mut finished, mut gone) = (BTreeSet::new(), BTreeSet::new());
+    for name in names.filter_map(|name| ObjectName::parse(vault.cluster(), name)) {
+        match name {
+            ObjectName::Manifest { backup, .. } => finished.insert(backup),
+            ObjectName::Gone { backup, .. } => gone.insert(backup),
+            _ => false,
+        };
+    }
+    finished.into_iter().rev().find(|backup| !gone.contains(backup))
+}
+
+impl Prior {
+    fn read(bytes: &[u8], own: BackupId, paranoid: bool) -> Result<(Head, Prior), manifest::Error> {
+        let mut reader = ManifestReader::new();
+        let mut head = None;
+        let mut numbers: HashMap<Pack, u32> = HashMap::new();
+        let mut prior = Prior {
+            backup: own.clone(),
+            own,
+            files: HashMap::new(),
+            extents: Vec::new(),
+            packs: Vec::new(),
+            unfit: HashSet::new(),
+            damaged: HashSet::new(),
+            changes: Changes::default(),
+            paranoid,
+        };
+        for piece in bytes.chunks(1 << 20) {
+            reader.feed(piece);
+            while let Some(line) = reader.next()? {
+                match line {
+                    Line::Head(found) => {
+                        prior.backup = found.backup.clone();
+                        head = Some(found);
+                    }
+                    Line::Entry(entry) => prior.add(entry, &mut numbers)?,
+                    Line::Foot(foot) => {
+                        prior.damaged = foot.bad_pages.into_iter().map(|page| page.path).collect();
+                        if foot.bad_pages_more > 0 {
+                            // Which they are is not known.
+                            prior.files.clear();
+                        }
+                    }
+                }
+            }
+        }
+        reader.finish()?;
+        // The reader has seen both ends.
+        Ok((head.expect("a finished manifest has a head"), prior))
+    }
+
+    fn add(&mut self, entry: Entry, numbers: &mut HashMap<Pack, u32>) -> Result<(), manifest::Error> {
+        let Kind::File { size, modified, extents } = entry.kind else { return Ok(()) };
+        let from = self.extents.len();
+        for extent in extents {
+            let pack = Pack::named(&extent.pack, &self.backup)?;
+            let packs = &mut self.packs;
+            let number = *numbers.entry(pack.clone()).or_insert_with(|| {
+                packs.push(pack);
+                u32::try_from(packs.len() - 1).unwrap_or(u32::MAX)
+            });
+            self.extents.push(PriorExtent {
+                pack: number,
+                place: ChunkPlace { at: extent.at, sealed: extent.sealed, index: extent.chunk },
+                offset: extent.offset,
+                len: extent.len,
+                plain: extent.plain,
+                crc: extent.crc,
+            });
+        }
+        let file = PriorFile { size, modified, extents: (from, self.extents.len()) };
+        self.files.insert(entry.path.into(), file);
+        Ok(())
+    }
+
+    /// Chooses sparse packs to be written anew, the sparsest first, as long as the bytes to be read again
+    /// stay below so many per cent of all.
+    fn choose_unfit(&mut self, sizes: HashMap<Pack, u64>, percent: u8) {
+        let mut live = vec![(0.0, 0_u64); self.packs.len()];
+        for extent in &self.extents {
+            let share = f64::from(extent.len) / f64::from(extent.plain.max(1));
+            if let Some((sealed, plain)) = live.get_mut(extent.pack as usize) {
+                *sealed += share * f64::from(extent.place.sealed);
+                *plain += u64::from(extent.len);
+            }
+        }
+        let whole: u64 = self.files.values().map(|file| file.size).sum();
+        let mut budget = whole / 100 * u64::from(percent);
+        let share = |(number, (sealed, plain)): (usize, (f64, u64))| {
+            let size = sizes.get(self.packs.get(number)?)?;
+            Some((sealed / (*size).max(1) as f64, u32::try_from(number).ok()?, plain))
+        };
+        let mut sparse: Vec<(f64, u32, u64)> = live.into_iter().enumerate().filter_map(share).collect();
+        sparse.retain(|(share, ..)| *share < WORTH_KEEPING);
+        sparse.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (_, number, plain) in sparse {
+            let Some(left) = budget.checked_sub(plain) else { break };
+            budget = left;
+            self.unfit.insert(number);
+        }
+    }
+
+    /// Says what is to be done with a file.
+    pub(super) fn fate(&self, found: &Found) -> Fate {
+        let Some(file) = self.files.get(&found.path).filter(|_| !self.damaged.contains(&*found.path)) else {
+            return Fate::Whole;
+        };
+        let stale = self.changes.of(&found.path);
+        let own = self.extents.get(file.extents.0..file.extents.1).unwrap_or_default();
+        let older: Vec<Extent> = own.iter().filter_map(|extent| self.extent(extent)).collect();
+        let mut numbers = own.iter().map(|extent| extent.pack);
+        // In the order of the extents, once each.
+        let is_unfit = |_: &Extent| numbers.next().is_some_and(|pack| self.unfit.contains(&pack));
+        let Some(ranges) = fresh(&older, found.size, &stale, is_unfit) else { return Fate::Whole };
+        let same_size = file.size == found.size;
+        if !ranges.is_empty() || !same_size || self.paranoid {
+            return Fate::Patched { older, ranges };
+        }
+        if file.modified != found.modified {
+            // The WAL says that nothing changed, the file says otherwise.
+            return Fate::Whole;
+        }
+        match weave(&older, Vec::new(), found.size) {
+            Some(extents) => Fate::Kept(super::source::entry(found, extents)),
+            None => Fate::Whole,
+        }
+    }
+
+    /// Returns an extent as the manifest of the new backup names it.
+    fn extent(&self, extent: &PriorExtent) -> Option<Extent> {
+        let &PriorExtent { pack, place, offset, len, plain, crc } = extent;
+        let pack = self.packs.get(pack as usize)?.name(&self.own);
+        let ChunkPlace { at, sealed, index: chunk } = place;
+        Some(Extent { pack, chunk, at, sealed, offset, len, plain, crc })
+    }
+}
