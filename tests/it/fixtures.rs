@@ -1,5 +1,8 @@
 //! Makes `fixtures/wal/citus`: real WAL of a real Citus cluster under load, with what its clients saw and
-//! what PostgreSQL's own reader finds in it. Run by `scripts/fixtures`; the tests that read it run everywhere.
+//! what PostgreSQL's own reader finds in it; and [`versions`], WAL of plain servers. Run by `scripts/fixtures`;
+//! the tests that read it run everywhere.
+
+mod versions;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -28,5 +28,6 @@ mod scene;
 mod servers;
 mod skew;
 mod tidy;
+mod versions;
 mod waldump;
 mod zones;
