@@ -48,6 +48,9 @@ pub(super) enum Command {
     Restore(Restore),
     /// Find the consistent cut in plain directories of WAL, for restores with any other tool
     Cut(Cut),
+    /// Look into files of WAL
+    #[command(subcommand)]
+    Wal(Wal),
     /// Copy to every zone what the others hold
     Repair(Repair),
     /// Delete what retention no longer keeps
@@ -230,6 +233,24 @@ pub(super) struct Clocks {
     /// Read a node's time stamps as if its clock had been wrong by so much: to see what that would have done
     #[arg(long = "pretend-clock", value_name = "NODE=OFFSET", value_parser = clock_offset, hide = true)]
     pub(super) pretended: Vec<(NodeName, i64)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Wal {
+    /// Show segments by distributed transaction: prepares, decisions, commits; and restore points, checkpoints
+    Show(WalShow),
+}
+
+#[derive(Debug, Group)]
+pub(super) struct WalShow {
+    /// Plain segments, of one or several nodes
+    #[arg(required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// A line for each event, as it lies in the WAL; with --output json one document a line
+    #[arg(long)]
+    pub(super) records: bool,
+    #[command(flatten)]
+    pub(super) shown: Shown,
 }
 
 /// Plain directories of WAL, and the moment to cut them at.

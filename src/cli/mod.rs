@@ -13,9 +13,11 @@ mod init;
 mod jobs;
 mod key;
 mod open;
+mod out;
 mod progress;
 mod restore;
 mod run;
+mod wal;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::args::{Clocks, Output, RestorePlan, RestoreRun, Target};
 use super::failure::Failure;
 use super::open::Place;
+use super::out;
 use super::progress;
 use crate::ids::ClusterName;
 use crate::restore::plan::{self, Plan, PlanOptions, Request};
@@ -23,10 +24,9 @@ pub(super) async fn plan(args: &RestorePlan, config: &Path) -> Result<(), Failur
     let vault = place.vault(Access::Read).await?;
     let plan = make(&vault, request(&args.target)?, new_name, &args.clocks).await?;
     match args.shown.output {
-        Output::Text => print!("{plan}"),
-        Output::Json => println!("{}", json(&plan)),
+        Output::Text => out::text(&plan).map(drop),
+        Output::Json => out::json(&plan),
     }
-    Ok(())
 }
 
 /// Carries a restore out, or goes on with one that has not ended.
@@ -116,8 +116,4 @@ fn request(target: &Target) -> Result<Request, Failure> {
 fn usual_name(cluster: &ClusterName) -> ClusterName {
     let long = format!("{cluster}-restored");
     long.parse().unwrap_or_else(|_| "restored".parse().expect("a good name"))
-}
-
-fn json(plan: &Plan) -> String {
-    serde_json::to_string_pretty(plan).expect("a plan has only text keys")
 }

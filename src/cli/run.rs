@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::args::{Args, Command, Key, Restore};
+use super::args::{Args, Command, Key, Restore, Wal};
 use super::failure::Failure;
-use super::{agent, check, cut, info, init, jobs, key, restore};
+use super::{agent, check, cut, info, init, jobs, key, restore, wal};
 use crate::config::Settings;
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
@@ -23,6 +23,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(crate::restore::deliver(spool, file, target)));
         }
         Command::Cut(args) => cut::run(args).await?,
+        Command::Wal(Wal::Show(args)) => wal::show(args)?,
         Command::Repair(args) => return jobs::repair(args, config).await,
         Command::Key(Key::Generate { file }) => key::generate(file.as_deref())?,
     }

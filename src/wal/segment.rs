@@ -66,6 +66,7 @@ pub struct LongHeader {
     /// The server's system identifier.
     pub system: u64,
     pub segment_bytes: u32,
+    pub timeline: TimelineId,
 }
 
 impl LongHeader {
@@ -76,9 +77,13 @@ impl LongHeader {
         const IS_LONG: u16 = 2;
         const BLOCK_BYTES: u32 = 8192;
         let is_long = u16_at(bytes, 2)? & IS_LONG != 0 && u32_at(bytes, 36)? == BLOCK_BYTES;
-        let (address, system, segment_bytes) =
-            (Lsn(u64_at(bytes, 8)?), u64_at(bytes, 24)?, u32_at(bytes, 32)?);
-        (is_long && is_segment_size(segment_bytes)).then_some(LongHeader { address, system, segment_bytes })
+        let header = LongHeader {
+            address: Lsn(u64_at(bytes, 8)?),
+            system: u64_at(bytes, 24)?,
+            segment_bytes: u32_at(bytes, 32)?,
+            timeline: TimelineId(u32_at(bytes, 4)?),
+        };
+        (is_long && is_segment_size(header.segment_bytes)).then_some(header)
     }
 }
 

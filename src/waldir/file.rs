@@ -11,7 +11,7 @@ use crate::wal::segment::LongHeader;
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Reads a file's first page header; `None` where it is not that of a segment.
-pub(super) fn header(path: &Path) -> Result<Option<LongHeader>, Error> {
+pub(crate) fn header(path: &Path) -> Result<Option<LongHeader>, Error> {
     let mut bytes = [0; LongHeader::BYTES];
     let mut file = open(path)?;
     match file.read_exact(&mut bytes) {
@@ -27,19 +27,19 @@ fn open(path: &Path) -> Result<File, Error> {
 
 /// A file that is read from its start to its end.
 #[derive(Debug)]
-pub(super) struct Pieces {
+pub(crate) struct Pieces {
     path: PathBuf,
     file: File,
     buffer: Vec<u8>,
 }
 
 impl Pieces {
-    pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
+    pub(crate) fn open(path: PathBuf) -> Result<Self, Error> {
         Ok(Pieces { file: open(&path)?, path, buffer: vec![0; PIECE_BYTES] })
     }
 
     /// Returns the bytes that follow; none at the end.
-    pub(super) fn next(&mut self) -> Result<&[u8], Error> {
+    pub(crate) fn next(&mut self) -> Result<&[u8], Error> {
         let mut filled = 0;
         while let Some(room) = self.buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
             match self.file.read(room) {

@@ -15,4 +15,5 @@ mod log;
 mod tape;
 
 pub use error::Error;
+pub(crate) use file::{Pieces, header};
 pub use log::WalDir;

@@ -44,9 +44,9 @@ fn ask(what: impl Into<String>, hint: impl Into<String>) -> Error {
 }
 
 fn nodes(args: &args::Cut) -> Result<Vec<Node>, Error> {
-    let mut clocks: BTreeMap<&NodeName, i64> = BTreeMap::new();
-    let mut pretended: BTreeMap<&NodeName, i64> = BTreeMap::new();
-    let is_node = |node: &NodeName| args.nodes.iter().any(|(group, _)| name(*group) == *node);
+    let mut clocks: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut pretended: BTreeMap<&str, i64> = BTreeMap::new();
+    let is_node = |node: &NodeName| args.nodes.iter().any(|(group, _)| group.to_string() == node.as_str());
     for (list, given) in [(&mut clocks, &args.clocks.clocks), (&mut pretended, &args.clocks.pretended)] {
         for (node, micros) in given {
             if !is_node(node) {
@@ -55,7 +55,7 @@ fn nodes(args: &args::Cut) -> Result<Vec<Node>, Error> {
                     "name it with --node too",
                 ));
             }
-            if list.insert(node, *micros).is_some() {
+            if list.insert(node.as_str(), *micros).is_some() {
                 return Err(ask(format!("--clock names node {node} twice"), "name each node once"));
             }
         }
@@ -65,8 +65,8 @@ fn nodes(args: &args::Cut) -> Result<Vec<Node>, Error> {
         if nodes.iter().any(|node| node.group == *group) {
             return Err(ask(format!("--node names group {group} twice"), "give each node one directory"));
         }
-        let named = name(*group);
-        let dir = WalDir::open(path)?.pretending(pretended.get(&named).copied().unwrap_or(0));
+        let named = group.to_string();
+        let dir = WalDir::open(path)?.pretending(pretended.get(named.as_str()).copied().unwrap_or(0));
         if let Some(other) = nodes.iter().find(|node| node.dir.system() == dir.system()) {
             let what = format!(
                 "nodes {} and {group} have WAL of one server (system identifier {}), in {} and {}",
@@ -77,7 +77,7 @@ fn nodes(args: &args::Cut) -> Result<Vec<Node>, Error> {
             );
             return Err(ask(what, "give each node its own server's WAL"));
         }
-        nodes.push(Node::new(*group, dir, clocks.get(&named).copied().unwrap_or(0)));
+        nodes.push(Node::new(*group, dir, clocks.get(named.as_str()).copied().unwrap_or(0)));
     }
     Ok(nodes)
 }
@@ -105,7 +105,18 @@ impl Maker {
         if let Some(time) = self.request.time() {
             self.within(time).await?;
         }
-        match aim(&mut self.nodes, &self.request).await? {
+        let mut request = self.request.clone();
+        if let Request::Stop { node, .. } = &mut request {
+            let own = self.nodes.iter().find(|one| one.group.to_string() == node.as_str());
+            let Some(own) = own else {
+                return Err(ask(
+                    format!("--stop {node}: there is no node {node}"),
+                    "name it with --node too",
+                ));
+            };
+            *node = name(own.group);
+        }
+        match aim(&mut self.nodes, &request).await? {
             Ok(starts) => Ok(starts),
             Err(Unaimed::Outside(why)) => Err(self.outside(why).await?),
             Err(Unaimed::Ask(what, hint)) => Err(Error::Ask { what, hint }),

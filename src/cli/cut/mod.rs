@@ -13,14 +13,12 @@ mod shown;
 
 use super::args::{Cut, Output};
 use super::failure::Failure;
+use super::out;
 
 pub(super) async fn run(args: &Cut) -> Result<(), Failure> {
     let shown = make::make(args).await?;
     match args.shown.output {
-        Output::Text => print!("{shown}"),
-        Output::Json => {
-            println!("{}", serde_json::to_string_pretty(&shown).expect("it has only text keys"));
-        }
+        Output::Text => out::text(&shown).map(drop),
+        Output::Json => out::json(&shown),
     }
-    Ok(())
 }

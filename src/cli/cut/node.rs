@@ -10,7 +10,6 @@ use crate::waldir::{Error, WalDir};
 
 pub(super) struct Node {
     pub(super) group: GroupId,
-    /// The group's number: what the operator calls it.
     name: NodeName,
     pub(super) dir: WalDir,
     ahead: i64,
@@ -54,9 +53,9 @@ impl Node {
     }
 }
 
-/// Returns a node's name.
+/// Returns what a node is called in sentences.
 pub(super) fn name(group: GroupId) -> NodeName {
-    group.to_string().parse().expect("a number without a sign is a good name")
+    format!("node-{group}").parse().expect("a number without a sign makes a good name")
 }
 
 impl Seen for Node {
@@ -101,13 +100,13 @@ impl Aimed for Node {
                 let start = self.dir.position_after(own).await?;
                 let in_gap = start == Lsn::MAX && self.dir.is_before_gap();
                 return Ok(if in_gap {
-                    Err(format!("WAL of node {} is missing there", self.name))
+                    Err(format!("WAL of node {} is missing there", self.group))
                 } else {
                     Ok(start)
                 });
             }
             if !self.dir.step_back() {
-                return Ok(Err(format!("the WAL of node {} begins after it", self.name)));
+                return Ok(Err(format!("the WAL of node {} begins after it", self.group)));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::shown::{LeftOutShown, NodeShown, PreparedShown, SettleShown, Shown, TornShown};
+use super::shown::{LeftOutShown, MoveShown, NodeShown, PreparedShown, SettleShown, Shown, TornShown};
 use crate::ids::GroupId;
 use crate::restore::plan::table;
 
@@ -12,9 +12,9 @@ const LIST_MAX: usize = 10;
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "consistent cut at {}\n", self.request)?;
+        writeln!(f, "consistent cut for {}\n", self.request)?;
         table(f, &self.rows())?;
-        list(f, "moved to a consistent cut", self.moves.iter().map(|one| format!("node {one}")))?;
+        list(f, "moved to a consistent cut", self.moves.iter().map(moved))?;
         list(
             f,
             "left out: inside at the moment asked for, outside the cut",
@@ -26,7 +26,7 @@ impl fmt::Display for Shown {
             "prepared on one node only, and not by Citus: left as they are",
             self.foreign.iter().map(foreign),
         )?;
-        list(f, "broken in the source already", self.orphans.iter().map(|one| format!("node {one}")))?;
+        list(f, "broken in the source already", self.orphans.iter().map(|one| one.text.clone()))?;
         if let Some(time) = self.request.time() {
             writeln!(
                 f,
@@ -116,6 +116,11 @@ impl NodeShown {
             self.last_inside.map_or("-".to_owned(), |time| time.to_string()),
         ]
     }
+}
+
+fn moved(one: &MoveShown) -> String {
+    let from = one.from.map_or("end".to_owned(), |from| from.to_string());
+    format!("node {}: {from} -> {}: {}", one.group, one.to, one.because)
 }
 
 fn left_out(one: &LeftOutShown) -> String {

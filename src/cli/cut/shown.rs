@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::cut::{Action, Cut, Foreign, LeftOut, Move, Orphan, Request, Settle, Torn};
+use crate::cut::{Action, Cut, Fault, Foreign, LeftOut, Move, Orphan, Request, Settle, Torn};
 use crate::ids::{GroupId, NodeName};
 use crate::lsn::Lsn;
 use crate::moment::Moment;
@@ -14,13 +14,13 @@ pub(super) struct Shown {
     version: u32,
     pub(super) request: Request,
     pub(super) nodes: Vec<NodeShown>,
-    pub(super) moves: Vec<Move>,
+    pub(super) moves: Vec<MoveShown>,
     pub(super) left_out: Vec<LeftOutShown>,
     pub(super) to_settle: Vec<SettleShown>,
     pub(super) torn_by_time: Vec<TornShown>,
     /// Prepared on one node only, and not by Citus: left as they are.
     pub(super) foreign: Vec<PreparedShown>,
-    pub(super) orphans: Vec<Orphan>,
+    pub(super) orphans: Vec<OrphanShown>,
     pub(super) notes: Vec<String>,
 }
 
@@ -37,6 +37,28 @@ pub(super) struct NodeShown {
     pub(super) last_inside: Option<Moment>,
     /// The end of the directory's WAL.
     pub(super) known_to: Lsn,
+}
+
+/// Why a node stops elsewhere than asked.
+#[derive(Debug, Serialize)]
+pub(super) struct MoveShown {
+    pub(super) group: GroupId,
+    /// `None`: the end.
+    pub(super) from: Option<Lsn>,
+    pub(super) to: Lsn,
+    pub(super) because: String,
+}
+
+/// A transaction that the source did not keep whole.
+#[derive(Debug, Serialize)]
+pub(super) struct OrphanShown {
+    pub(super) group: GroupId,
+    pub(super) gid: String,
+    pub(super) at: Lsn,
+    pub(super) time: Moment,
+    pub(super) fault: Fault,
+    #[serde(skip)]
+    pub(super) text: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -86,24 +108,35 @@ impl Shown {
             version: 1,
             request: request.clone(),
             nodes,
-            moves: cut.moves,
+            moves: cut.moves.into_iter().map(moved).collect(),
             left_out: cut.left_out.into_iter().map(left_out).collect(),
             to_settle: cut.settle.into_iter().map(settled).collect(),
             torn_by_time: torn.into_iter().map(torn_shown).collect(),
             foreign: cut.foreign.into_iter().map(foreign).collect(),
-            orphans: cut.orphans,
+            orphans: cut.orphans.into_iter().map(orphan).collect(),
             notes,
         }
     }
 }
 
-/// Nodes are called by their groups.
+/// Returns the group of which a node's name was made.
 fn group(node: &NodeName) -> GroupId {
-    GroupId(node.as_str().parse().expect("the name was made of the group"))
+    let number = node.as_str().strip_prefix("node-").and_then(|number| number.parse().ok());
+    GroupId(number.expect("the name was made of the group"))
 }
 
 fn groups(nodes: &[NodeName]) -> Vec<GroupId> {
     nodes.iter().map(group).collect()
+}
+
+fn moved(one: Move) -> MoveShown {
+    let from = Some(one.from).filter(|from| *from != Lsn::MAX);
+    MoveShown { group: group(&one.node), from, to: one.to, because: one.because.to_string() }
+}
+
+fn orphan(one: Orphan) -> OrphanShown {
+    let text = one.to_string();
+    OrphanShown { group: group(&one.node), gid: one.gid, at: one.at, time: one.time, fault: one.fault, text }
 }
 
 fn left_out(one: LeftOut) -> LeftOutShown {

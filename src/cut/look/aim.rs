@@ -85,7 +85,7 @@ async fn at_point<N: Aimed>(nodes: &mut [N], name: &str) -> Result<Starts, N::Er
             }
         };
         let why = match found {
-            None => Some(format!("node {} has no restore point of that name archived", node.name())),
+            None => Some(format!("the WAL of {} has no restore point of that name", node.name())),
             Some(end) => node.refuses(end),
         };
         match why {
@@ -104,10 +104,10 @@ async fn at_position<N: Aimed>(nodes: &mut [N], at: usize, lsn: Lsn) -> Result<S
     let end = node.log().told(last).await?.end;
     if lsn < node.log().start_of(first) || lsn > end {
         let from = node.log().start_of(first);
-        return Ok(Err(Unaimed::Outside(format!("the WAL of node {name} goes from {from} to {end}"))));
+        return Ok(Err(Unaimed::Outside(format!("the WAL of {name} goes from {from} to {end}"))));
     }
     let Some(own) = find::time_before(node.log(), lsn).await? else {
-        let why = format!("no transaction ended on node {name} before {lsn} in the known WAL");
+        let why = format!("no transaction ended on {name} before {lsn} in the known WAL");
         return Ok(Err(Unaimed::Outside(why)));
     };
     let time = own.plus_micros(node.ahead().saturating_neg());
