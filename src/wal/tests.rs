@@ -22,8 +22,9 @@ const OVERWRITE: u16 = 8;
 const SWITCH: u8 = 0x40;
 const NOOP: u8 = 0x20;
 
-/// Writes WAL as a server does, from a segment's start on.
+/// Writes WAL as a server does, from a page's start on.
 struct Writer {
+    segment_bytes: u32,
     start: Lsn,
     bytes: Vec<u8>,
     previous: Lsn,
@@ -31,7 +32,11 @@ struct Writer {
 
 impl Writer {
     fn new(start: Lsn) -> Self {
-        Writer { start, bytes: Vec::new(), previous: Lsn(start.0.saturating_sub(64)) }
+        Writer { segment_bytes: SEGMENT, start, bytes: Vec::new(), previous: Lsn(start.0.saturating_sub(64)) }
+    }
+
+    fn with_segments(self, segment_bytes: u32) -> Self {
+        Writer { segment_bytes, ..self }
     }
 
     fn at(&self) -> u64 {
@@ -40,7 +45,7 @@ impl Writer {
 
     fn header(&mut self, info: u16, left: u32) {
         let at = self.at();
-        let long = at.is_multiple_of(u64::from(SEGMENT));
+        let long = at.is_multiple_of(u64::from(self.segment_bytes));
         self.bytes.extend(0xD110u16.to_le_bytes());
         self.bytes.extend((info | if long { LONG } else { 0 }).to_le_bytes());
         self.bytes.extend(1u32.to_le_bytes());
@@ -48,7 +53,7 @@ impl Writer {
         self.bytes.extend([left.to_le_bytes(), [0; 4]].concat());
         if long {
             self.bytes.extend(7u64.to_le_bytes());
-            self.bytes.extend([SEGMENT.to_le_bytes(), (PAGE as u32).to_le_bytes()].concat());
+            self.bytes.extend([self.segment_bytes.to_le_bytes(), (PAGE as u32).to_le_bytes()].concat());
         }
     }
 
@@ -95,7 +100,10 @@ impl Writer {
 
 /// Decodes bytes cut into pieces; returns where records begin, and how it ended.
 fn decode(start: Lsn, bytes: &[u8], piece: usize) -> (Vec<Lsn>, Option<(Lsn, &'static str)>) {
-    let mut decoder = Decoder::new(SEGMENT, start);
+    decode_with(Decoder::new(SEGMENT, start), bytes, piece)
+}
+
+fn decode_with(mut decoder: Decoder, bytes: &[u8], piece: usize) -> (Vec<Lsn>, Option<(Lsn, &'static str)>) {
     let mut found = Vec::new();
     for piece in bytes.chunks(piece) {
         decoder.feed(piece);
@@ -196,6 +204,38 @@ fn the_end_is_told_from_a_pause() {
     assert_eq!(with(&|b| b[from + 8] ^= 1), "a record that does not follow the one before it");
     assert_eq!(with(&|b| b[8192 + 9] ^= 1), "a page of an older use of the file");
     assert_eq!(with(&|b| b[8192 + 16] ^= 1), "a page that does not go on with the record before it");
+}
+
+#[test]
+fn segments_are_of_any_size_that_postgres_knows() {
+    for bits in 20..=30 {
+        let (segment, last) = (1u32 << bits, 2 * PAGE);
+        let end = u64::from(segment) * 5;
+        let mut writer = Writer::new(Lsn(end - last)).with_segments(segment);
+        // Over the segment's end; and up to it by a switch.
+        let mut written: Vec<Lsn> = [100, 20_000, 50].map(|data| writer.record(NOOP, data)).into();
+        let decode = |writer: &Writer| decode_with(Decoder::new(segment, writer.start), &writer.bytes, 999);
+        assert_eq!(decode(&writer), (written, None), "{segment}");
+        let mut writer = Writer::new(Lsn(end - last)).with_segments(segment);
+        written = vec![writer.record(NOOP, 100), writer.record(SWITCH, 0)];
+        writer.bytes.resize(last as usize, 0);
+        written.push(writer.record(NOOP, 10));
+        assert_eq!(written[2], Lsn(end + 40));
+        assert_eq!(decode(&writer), (written, None), "{segment}");
+    }
+}
+
+/// A decoder that begins within a page waits for the next one: only page headers tell who wrote a record.
+#[test]
+fn reading_begins_with_a_page() {
+    let mut writer = Writer::new(Lsn(u64::from(SEGMENT)));
+    let written: Vec<Lsn> = (0..40).map(|_| writer.record(NOOP, 1000)).collect();
+    let from = written[3];
+    let later: Vec<Lsn> = written.iter().copied().filter(|lsn| lsn.0 > writer.start.0 + PAGE).collect();
+    let bytes = &writer.bytes[(from.0 - writer.start.0) as usize..];
+    for piece in [50, 10_000, usize::MAX >> 1] {
+        assert_eq!(decode(from, bytes, piece), (later.clone(), None), "pieces of {piece}");
+    }
 }
 
 const MAGICS: [u16; 5] = [0xD10D, 0xD110, 0xD113, 0xD116, 0xD118];
