@@ -50,6 +50,8 @@ fn events(recorded: &Recorded) -> Vec<Event> {
         scan.feed(piece);
         loop {
             match scan.step().unwrap() {
+                // The server's own notes come when it likes.
+                Found::Event(Event { what: What::Running { .. }, .. }) => {}
                 Found::Event(event) => events.push(event),
                 Found::NeedMore => break,
                 Found::End { at, .. } => {
@@ -91,7 +93,7 @@ fn said(event: &Event) -> Value {
             "timeline": timeline, "next_xid": format!("{}:{}", next_xid >> 32, next_xid & 0xFFFF_FFFF),
             "time": micros(*time),
         }),
-        What::EndOfRecovery { .. } => json!({ "what": "end_of_recovery" }),
+        other @ (What::EndOfRecovery { .. } | What::Running { .. }) => panic!("never told: {other:?}"),
         What::Parameters(parameters) => {
             let mut all = serde_json::to_value(parameters).unwrap();
             all["what"] = json!("parameters");
