@@ -308,7 +308,7 @@ pub(super) struct RestoreRun {
     #[arg(long)]
     pub(super) targets: Option<PathBuf>,
     /// Folder of the PostgreSQL programs [default: found by version]
-    #[arg(long)]
+    #[arg(long, env = "PITRUS_PG_BIN")]
     pub(super) bin_dir: Option<PathBuf>,
     /// Operating system user of the servers
     #[arg(long, default_value = "postgres")]

@@ -6,7 +6,7 @@ use pitrus::class::{Class, Classified};
 use pitrus::cut::{self, NodeHistory};
 use pitrus::ids::{BackupId, GroupId, NodeName};
 use pitrus::lsn::Lsn;
-use pitrus::manifest::backup::{BadPage, Foot, Head};
+use pitrus::manifest::backup::{BadPage, Foot, Head, VERSION};
 use pitrus::manifest::node::NodeDoc;
 use pitrus::manifest::topology::{CitusDatabase, CitusNode, TopologyDoc};
 use pitrus::moment::Moment;
@@ -144,7 +144,7 @@ impl Stored {
         let (stop_lsn, stopped_at) = self.times(at)[number];
         let backup = BackupId::new(stopped_at, [(number % 251) as u8, (number / 251) as u8]);
         let head = Head {
-            version: 1,
+            version: VERSION,
             backup: backup.clone(),
             cluster: self.vault.cluster().clone(),
             node: self.name(at),

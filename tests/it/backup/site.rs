@@ -100,6 +100,18 @@ impl Site {
         self.server.value(database, sql).await.unwrap()
     }
 
+    /// Returns the statements that look into every table and index; none where the server was built without amcheck.
+    pub(super) async fn amcheck(&self, database: &str) -> &'static str {
+        let there = "select 1 from pg_available_extensions where name = 'amcheck'";
+        if self.value(database, there).await.is_none() {
+            println!("skipped: looking into tables and indexes, because this server has no amcheck");
+            return "";
+        }
+        self.server.run(database, "create extension amcheck").await.unwrap();
+        "select bt_index_check(oid, true) from pg_class where relkind = 'i' and relam = 403;
+         select verify_heapam(oid) from pg_class where relkind in ('r', 't') and relpersistence = 'p'"
+    }
+
     /// A pgbench against the server.
     pub(super) fn pgbench(&self, arguments: &[&str]) -> Command {
         let mut command = self.folder.command(&world::bin_dir().unwrap().join("pgbench"));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use pitrus::ids::{BackupId, NodeName};
 use pitrus::lsn::Lsn;
 use pitrus::manifest::backup::{
-    Ends, Entry, Extent, Foot, Head, Kind, Line, ManifestReader, Pack, Setting, Tablespace,
+    Ends, Entry, Extent, Foot, Head, Kind, Line, ManifestReader, Pack, Setting, Tablespace, VERSION,
 };
 use pitrus::moment::Moment;
 use pitrus::restore::{Error, Store};
@@ -73,7 +73,7 @@ impl Copy {
 
     fn lines(&self, backup: &BackupId) -> Vec<Line> {
         let mut lines = vec![Line::Head(Head {
-            version: 1,
+            version: VERSION,
             backup: backup.clone(),
             cluster: "old".parse().unwrap(),
             node: self.node.clone(),
