@@ -65,10 +65,8 @@ async fn node_window(vault: &Vault, name: &NodeName, node: &NodeCatalog) -> Resu
 
 /// Returns what is missing between the segments of each timeline.
 fn gaps(node: &NodeCatalog) -> Vec<Gap> {
-    let mut timelines: Vec<TimelineId> = node.segments.keys().map(|(timeline, _)| *timeline).collect();
-    timelines.dedup();
     let mut gaps = Vec::new();
-    for timeline in timelines {
+    for timeline in node.segments.timelines() {
         let runs = node.runs(timeline);
         for (before, after) in runs.iter().zip(runs.iter().skip(1)) {
             gaps.push(Gap { timeline, first: before.end() + 1, last: after.start() - 1 });

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use super::layout::folder;
+use super::segments::{PartRange, Piece, Segments};
 use super::{Error, ObjectName, Vault, WalName};
 use crate::flow;
 use crate::ids::{BackupId, NodeName, ZoneName};
@@ -33,8 +34,7 @@ pub struct NodeCatalog {
     pub backups: Vec<Ends>,
     /// Manifests that cannot be read in any zone, and why.
     pub bad_backups: Vec<(BackupId, String)>,
-    /// By timeline and segment number.
-    pub segments: BTreeMap<(TimelineId, u64), SegmentState>,
+    pub segments: Segments,
     pub histories: BTreeMap<TimelineId, History>,
     /// Between which moments how far the node's clock was ahead is told, by rising beginning.
     pub clocks: BTreeMap<Moment, Moment>,
@@ -42,31 +42,6 @@ pub struct NodeCatalog {
     pub silent: BTreeSet<ZoneName>,
     /// Enough zones answered that nothing a quorum held can be missing here.
     pub complete: bool,
-}
-
-/// What is stored of one WAL segment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SegmentState {
-    pub complete: bool,
-    pub index: bool,
-    /// By rising start.
-    pub parts: Vec<PartRange>,
-}
-
-/// Bytes [start, end) of a segment, stored as an object of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PartRange {
-    pub start: u32,
-    pub end: u32,
-}
-
-impl SegmentState {
-    /// Returns up to which byte of the segment the parts join.
-    pub fn joined(&self) -> u32 {
-        let mut parts = self.parts.clone();
-        parts.sort();
-        parts.iter().fold(0, |to, part| if part.start <= to { to.max(part.end) } else { to })
-    }
 }
 
 const NODES_AT_ONCE: usize = 4;
@@ -149,12 +124,12 @@ impl NodeCatalog {
 
     /// Returns the runs of complete segments of a timeline, oldest first: between two runs is a gap.
     pub fn runs(&self, timeline: TimelineId) -> Vec<RangeInclusive<u64>> {
-        let all = (timeline, 0)..=(timeline, u64::MAX);
-        let complete = self.segments.range(all).filter(|(_, state)| state.complete).map(|((_, n), _)| *n);
-        complete.fold(Vec::new(), |mut runs: Vec<RangeInclusive<u64>>, number| {
+        let stretches = self.segments.stretches(timeline).into_iter();
+        let complete = stretches.filter(|stretch| stretch.state.complete).map(|stretch| stretch.numbers);
+        complete.fold(Vec::new(), |mut runs: Vec<RangeInclusive<u64>>, numbers| {
             match runs.last_mut() {
-                Some(run) if *run.end() + 1 == number => *run = *run.start()..=number,
-                _ => runs.push(number..=number),
+                Some(run) if *run.end() + 1 == *numbers.start() => *run = *run.start()..=*numbers.end(),
+                _ => runs.push(numbers),
             }
             runs
         })
@@ -164,7 +139,7 @@ impl NodeCatalog {
 /// What the list of one node names.
 #[derive(Default)]
 struct Found {
-    segments: BTreeMap<(TimelineId, u64), SegmentState>,
+    segments: Segments,
     histories: BTreeSet<TimelineId>,
     clocks: BTreeMap<Moment, Moment>,
     manifests: BTreeSet<BackupId>,
@@ -173,12 +148,13 @@ struct Found {
 
 impl Found {
     fn take(&mut self, name: ObjectName, segment_bytes: u32) {
+        let place = |wal: WalName| (wal.timeline, wal.number(segment_bytes));
         match name {
-            ObjectName::Segment { wal, .. } => self.segment(wal, segment_bytes).complete = true,
-            ObjectName::Index { wal, .. } => self.segment(wal, segment_bytes).index = true,
+            ObjectName::Segment { wal, .. } => self.segments.note(place(wal), Piece::Whole),
+            ObjectName::Index { wal, .. } => self.segments.note(place(wal), Piece::Index),
             // Names come sorted, and so do the parts of a segment.
             ObjectName::Part { wal, start, end, .. } => {
-                self.segment(wal, segment_bytes).parts.push(PartRange { start, end });
+                self.segments.note(place(wal), Piece::Part(PartRange { start, end }));
             }
             ObjectName::History { timeline, .. } => {
                 self.histories.insert(timeline);
@@ -195,10 +171,6 @@ impl Found {
             }
             _ => {}
         }
-    }
-
-    fn segment(&mut self, wal: WalName, segment_bytes: u32) -> &mut SegmentState {
-        self.segments.entry((wal.timeline, wal.number(segment_bytes))).or_default()
     }
 
     async fn ends(

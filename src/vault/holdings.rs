@@ -15,7 +15,7 @@ use crate::zones::ZoneMask;
 /// Returns what is held of a node; `objects` are all of its names.
 pub fn holdings<'o>(held: &NodeCatalog, objects: impl Iterator<Item = &'o ObjectName>) -> Holdings {
     let segment_bytes = held.doc.segment_bytes;
-    let segment = |(&(timeline, number), state): (&(TimelineId, u64), &SegmentState)| {
+    let segment = |((timeline, number), state): ((TimelineId, u64), SegmentState)| {
         let start = Lsn(number.saturating_mul(segment_bytes.into()));
         let length = if state.complete { segment_bytes } else { state.joined() };
         Segment { timeline, number, held_to: start.plus(length.into()) }

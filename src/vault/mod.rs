@@ -17,18 +17,20 @@ mod layout;
 mod mend;
 mod objects;
 mod segment;
+mod segments;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use backups::ManifestSealer;
-pub use catalog::{Catalog, NodeCatalog, PartRange, SegmentState};
+pub use catalog::{Catalog, NodeCatalog};
 pub use error::Error;
 pub use holdings::{doomed_names, holdings, outgrown_clocks, spent_tombstones};
 pub use layout::{ObjectName, WalName};
 pub use mend::Mended;
 pub use objects::Stored;
 pub use segment::SegmentBytes;
+pub use segments::{PartRange, SegmentState, Segments, Stretch};
 
 use crate::ids::{ClusterName, ZoneName};
 use crate::seal::{KeyId, KeyRing, MasterKey, ObjectKey, Opener, Sealer};

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::catalog::{PartRange, SegmentState};
+use super::segments::{PartRange, SegmentState};
 use super::{Error, ObjectName, Vault, WalName};
 use crate::ids::NodeName;
 use crate::timeline::TimelineId;

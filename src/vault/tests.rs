@@ -175,8 +175,8 @@ async fn the_catalogue_tells_what_there_is() {
     let catalog = Catalog::load(&vault).await.unwrap();
     let found = &catalog.nodes[&node()];
     assert_eq!(found.runs(TimelineId(1)), [3..=4, 6..=6]);
-    assert!(found.segments[&(TimelineId(1), 4)].index);
-    assert_eq!(found.segments[&(TimelineId(1), 7)].joined(), 50);
+    assert!(found.segments.get((TimelineId(1), 4)).unwrap().index);
+    assert_eq!(found.segments.get((TimelineId(1), 7)).unwrap().joined(), 50);
     assert_eq!(found.histories[&TimelineId(2)].ancestors.len(), 1);
     assert_eq!(found.backups.iter().map(|b| b.head.backup.as_str()).collect::<Vec<_>>(), ["b2"]);
     assert!(found.complete && catalog.silent.is_empty());

@@ -4,8 +4,6 @@
 //! Indexes are opened where they exist; segments are decoded where they do not, and around the cut, where
 //! single transactions are looked for.
 
-use std::collections::BTreeSet;
-
 use super::Error;
 use super::document::WalRange;
 use crate::ids::NodeName;
@@ -16,7 +14,6 @@ use crate::vault::{NodeCatalog, ObjectName, Vault, WalName};
 use crate::wal::event::{Event, Open};
 use crate::wal::index::IndexBuilder;
 use crate::wal::scan::{EventScan, Found};
-use crate::wal::segment::stretches;
 
 /// One node's archived WAL along its newest timeline: the stretch between two gaps that is looked at.
 pub(in crate::restore) struct Line<'a> {
@@ -42,7 +39,7 @@ impl<'a> Line<'a> {
         node: &'a NodeName,
         catalog: &'a NodeCatalog,
     ) -> Option<Self> {
-        let (&(newest, last), _) = catalog.segments.last_key_value()?;
+        let ((newest, last), _) = catalog.segments.last()?;
         let history = catalog.histories.get(&newest).cloned().unwrap_or_else(|| History::root(newest));
         let mut line = Line {
             vault,
@@ -55,15 +52,9 @@ impl<'a> Line<'a> {
             last,
             is_before_gap: false,
         };
-        line.stretches = line.find_stretches(last);
+        line.stretches = catalog.segments.along(&line.history, line.bytes(), last);
         line.look_at(line.stretches.len().checked_sub(1)?);
         Some(line)
-    }
-
-    fn find_stretches(&self, last: u64) -> Vec<(u64, u64)> {
-        let numbers: BTreeSet<u64> = self.catalog.segments.keys().map(|(_, number)| *number).collect();
-        let held = numbers.into_iter().filter(|n| *n <= last && self.timeline_of(*n).is_some());
-        stretches(held, |number| self.is_whole(number))
     }
 
     fn look_at(&mut self, at: usize) {
@@ -94,11 +85,6 @@ impl<'a> Line<'a> {
             && self.number_of(Lsn(stop.0.saturating_sub(1))) <= self.last
     }
 
-    fn is_whole(&self, number: u64) -> bool {
-        let state = self.timeline_of(number).and_then(|t| self.catalog.segments.get(&(t, number)));
-        state.is_some_and(|state| state.complete || state.joined() == self.bytes())
-    }
-
     fn bytes(&self) -> u32 {
         self.catalog.doc.segment_bytes
     }
@@ -118,7 +104,7 @@ impl<'a> Line<'a> {
 
     fn timeline_of(&self, number: u64) -> Option<TimelineId> {
         let (start, end) = (self.start_of(number), self.start_of(number.saturating_add(1)));
-        let holds = |timeline| self.catalog.segments.contains_key(&(timeline, number));
+        let holds = |timeline| self.catalog.segments.contains((timeline, number));
         self.history.holder(start, end, holds)
     }
 
@@ -147,16 +133,16 @@ impl<'a> Line<'a> {
     /// Returns the bytes of a segment that are archived, from its start.
     async fn read(&self, number: u64) -> Result<bytes::Bytes, Error> {
         let timeline = self.timeline_of(number).ok_or_else(|| self.gap(number))?;
-        let state = self.catalog.segments.get(&(timeline, number)).ok_or_else(|| self.gap(number))?;
+        let state = self.catalog.segments.get((timeline, number)).ok_or_else(|| self.gap(number))?;
         let name = self.catalog.wal_name(timeline, number);
-        let read = self.vault.listed_segment_bytes(self.node, name, state, self.bytes()).await?;
+        let read = self.vault.listed_segment_bytes(self.node, name, &state, self.bytes()).await?;
         read.map(|segment| segment.bytes).ok_or_else(|| self.gap(number))
     }
 
     /// Returns the stored index of a segment.
     async fn stored_index(&self, number: u64) -> Result<Option<WalIndex>, Error> {
         let Some(timeline) = self.timeline_of(number) else { return Ok(None) };
-        let state = self.catalog.segments.get(&(timeline, number));
+        let state = self.catalog.segments.get((timeline, number));
         if !state.is_some_and(|state| state.index) {
             return Ok(None);
         }
