@@ -33,7 +33,7 @@ pub(super) async fn run(settings: &Settings, shown: &Shown) -> Result<ExitCode, 
         Err(error) => lines.failed("server", &error),
     }
     vault::check(&mut lines, settings).await;
-    print!("{}", lines.text(shown.output));
+    out::text(&lines.text(shown.output))?;
     Ok(match lines.worst() {
         Verdict::Ok | Verdict::Advice => ExitCode::SUCCESS,
         Verdict::NotOk => ExitCode::from(exit::OPERATOR),

@@ -42,10 +42,9 @@ pub(super) async fn run(args: &args::Info, config: &Path) -> Result<(), Failure>
         agent: place.state_dir.as_deref().and_then(local_agent),
     };
     match args.shown.output {
-        Output::Text => print!("{}", info.text()),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&info).expect("all keys are text")),
+        Output::Text => out::text(&info.text()).map(drop),
+        Output::Json => out::json(&info),
     }
-    Ok(())
 }
 
 fn window_of(window: &window::Window, nodes: &[Node]) -> Window {
