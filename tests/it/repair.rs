@@ -124,7 +124,7 @@ pub(crate) async fn put_node(vault: &Vault) {
 pub(crate) async fn put_backup(vault: &Vault, backup: &str, pack_of: &str, from: u64) {
     let id: BackupId = backup.parse().unwrap();
     let head: Head = serde_json::from_value(serde_json::json!({
-        "version": 1, "backup": id, "cluster": "shop", "node": "w1", "group": 1,
+        "version": pitrus::manifest::backup::VERSION, "backup": id, "cluster": "shop", "node": "w1", "group": 1,
         "system_identifier": "7", "postgres_version": 150018, "segment_bytes": SEGMENT_BYTES, "timeline": 1,
         "start_lsn": pitrus::lsn::Lsn(from * u64::from(SEGMENT_BYTES) + 40),
         "started_at": "2026-11-21T08:30:00Z", "data_checksums": true, "tablespaces": [],
@@ -133,7 +133,7 @@ pub(crate) async fn put_backup(vault: &Vault, backup: &str, pack_of: &str, from:
     let foot: Foot = serde_json::from_value(serde_json::json!({
         "stop_lsn": pitrus::lsn::Lsn(from * u64::from(SEGMENT_BYTES) + 80),
         "stopped_at": "2026-11-21T08:31:00Z", "backup_label": "", "tablespace_map": "", "files": 0,
-        "bytes": 0, "stored": 1, "packs": [], "bad_pages": [], "bad_pages_more": 0, "prepared": [],
+        "bytes": 0, "read": 0, "stored": 1, "packs": [], "bad_pages": [], "bad_pages_more": 0, "prepared": [],
         "parameters": pitrus::wal::event::Parameters::default(), "settings": [], "hba": [],
         "superuser": "postgres",
     }))

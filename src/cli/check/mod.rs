@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use super::args::Shown;
 use super::failure::{Failure, exit};
+use super::out;
 use crate::config::Settings;
 use crate::config::settings::Postgres;
 use crate::node::{Error, NodeFacts, Replication, Session};

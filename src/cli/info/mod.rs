@@ -9,6 +9,7 @@ use std::path::Path;
 use super::args::{self, Output};
 use super::failure::Failure;
 use super::open::Place;
+use super::out;
 use crate::agent;
 use crate::archive::Mishap;
 use crate::clock;
