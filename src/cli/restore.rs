@@ -12,7 +12,7 @@ use super::progress;
 use crate::ids::ClusterName;
 use crate::restore::plan::{self, Plan, PlanOptions, Request};
 use crate::restore::{self, RestoreOptions, Targets};
-use crate::vault::{Access, Catalog, Vault};
+use crate::vault::{Access, Vault};
 
 /// Prints a plan; writes nothing.
 pub(super) async fn plan(args: &RestorePlan, config: &Path) -> Result<(), Failure> {
@@ -97,8 +97,7 @@ async fn make(
         clocks: clocks.clocks.iter().cloned().collect(),
         pretended: clocks.pretended.iter().cloned().collect(),
     };
-    let catalog = Catalog::load(vault).await?;
-    Ok(plan::make(vault, &catalog, &options).await?)
+    Ok(plan::find(vault, &options).await?)
 }
 
 fn request(target: &Target) -> Result<Request, Failure> {

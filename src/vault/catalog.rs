@@ -1,7 +1,10 @@
 //! What the vault holds, from lists of names: few objects are opened, and no file list of a backup.
+//!
+//! [`Catalog::near`] opens only what matters around one moment: a number of objects that does not grow with the
+//! archive.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::layout::folder;
 use super::segments::{PartRange, Piece, Segments};
@@ -32,6 +35,8 @@ pub struct NodeCatalog {
     pub doc: NodeDoc,
     /// What their manifests begin and end with; oldest first.
     pub backups: Vec<Ends>,
+    /// Backups far from the moment of [`Catalog::near`], whose manifests were not opened.
+    pub unopened: usize,
     /// Manifests that cannot be read in any zone, and why.
     pub bad_backups: Vec<(BackupId, String)>,
     pub segments: Segments,
@@ -44,18 +49,44 @@ pub struct NodeCatalog {
     pub complete: bool,
 }
 
+/// The moment around which a catalogue is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Near {
+    Earliest,
+    At(Moment),
+    Latest,
+}
+
 const NODES_AT_ONCE: usize = 4;
+/// Backups that are opened together around a moment.
+const BACKUPS_NEAR: usize = 3;
 const OBJECTS_AT_ONCE: usize = 16;
 
 impl Catalog {
     /// Reads what there is: one list a node, its document, its histories and the ends of its manifests.
     pub async fn load(vault: &Vault) -> Result<Self, Error> {
+        Catalog::read(vault, None).await
+    }
+
+    /// Like [`Catalog::load`], but opens of each node only its oldest backups and those around `moment`, and
+    /// the shape of the cluster then.
+    pub async fn near(vault: &Vault, moment: Near) -> Result<Self, Error> {
+        Catalog::read(vault, Some(moment)).await
+    }
+
+    /// Returns whether there are backups that were not opened.
+    pub fn is_partial(&self) -> bool {
+        self.nodes.values().any(|node| node.unopened > 0)
+    }
+
+    async fn read(vault: &Vault, near: Option<Near>) -> Result<Self, Error> {
         let loaded = flow::try_map(vault.nodes().await?, NODES_AT_ONCE, |node| async move {
-            let catalog = NodeCatalog::load(vault, &node).await?;
+            let listing = vault.zones().list(&folder::node(vault.cluster(), &node)).await?;
+            let catalog = NodeCatalog::open(vault, &node, &listing, near).await?;
             Ok::<_, Error>(catalog.map(|catalog| (node, catalog)))
         });
         let nodes: BTreeMap<_, _> = loaded.await?.into_iter().flatten().collect();
-        let topologies = topologies(vault).await?;
+        let topologies = topologies(vault, near).await?;
         let silent = nodes.values().flat_map(|node| node.silent.iter().cloned()).collect();
         Ok(Catalog { nodes, topologies, silent })
     }
@@ -69,10 +100,20 @@ impl Vault {
     }
 }
 
-/// Reads the recorded shapes of the cluster, oldest first.
-async fn topologies(vault: &Vault) -> Result<Vec<TopologyDoc>, Error> {
+/// Reads the recorded shapes of the cluster, oldest first; near a moment, only the one of then.
+async fn topologies(vault: &Vault, near: Option<Near>) -> Result<Vec<TopologyDoc>, Error> {
     let listing = vault.zones().list(&folder::topologies(vault.cluster())).await?;
-    let names = listing.objects.iter().filter_map(|o| ObjectName::parse(vault.cluster(), &o.name)).collect();
+    let mut names: Vec<ObjectName> =
+        listing.objects.iter().filter_map(|o| ObjectName::parse(vault.cluster(), &o.name)).collect();
+    if let Some(near) = near {
+        let is_by_then = |name: &ObjectName| match (near, name) {
+            (Near::At(moment), ObjectName::Topology { at }) => *at <= moment,
+            (Near::Latest, _) => true,
+            _ => false,
+        };
+        let by_then = names.partition_point(is_by_then);
+        names = names.get(by_then.saturating_sub(1)..).unwrap_or_default().iter().take(1).cloned().collect();
+    }
     flow::try_map(names, OBJECTS_AT_ONCE, |name: ObjectName| async move { document(vault, &name).await })
         .await
 }
@@ -81,11 +122,20 @@ impl NodeCatalog {
     /// Reads what there is of one node; `None` where it has no document yet.
     pub async fn load(vault: &Vault, node: &NodeName) -> Result<Option<Self>, Error> {
         let listing = vault.zones().list(&folder::node(vault.cluster(), node)).await?;
-        Self::read(vault, node, &listing).await
+        Self::open(vault, node, &listing, None).await
     }
 
     /// Reads what a list of all objects of the node names.
     pub async fn read(vault: &Vault, node: &NodeName, listing: &Listing) -> Result<Option<Self>, Error> {
+        Self::open(vault, node, listing, None).await
+    }
+
+    async fn open(
+        vault: &Vault,
+        node: &NodeName,
+        listing: &Listing,
+        near: Option<Near>,
+    ) -> Result<Option<Self>, Error> {
         let name = ObjectName::Node { node: node.clone() };
         let doc: NodeDoc = match document(vault, &name).await {
             Ok(doc) => doc,
@@ -104,11 +154,14 @@ impl NodeCatalog {
                 found.take(name, doc.segment_bytes);
             }
         }
-        let (backups, bad_backups) = found.ends(vault, node).await?;
+        let backups = found.backups(vault, node, near).await;
+        let unopened = backups.unopened();
+        let (backups, bad_backups) = backups.divide();
         Ok(Some(NodeCatalog {
             doc,
             backups,
             bad_backups,
+            unopened,
             histories: found.histories(vault, node).await?,
             segments: found.segments,
             clocks: found.clocks,
@@ -173,27 +226,37 @@ impl Found {
         }
     }
 
-    async fn ends(
-        &self,
-        vault: &Vault,
-        node: &NodeName,
-    ) -> Result<(Vec<Ends>, Vec<(BackupId, String)>), Error> {
-        let ids: Vec<BackupId> = self.manifests.difference(&self.gone).cloned().collect();
-        let read = flow::map(ids, OBJECTS_AT_ONCE, |id| async move {
-            let ends = vault.backup_ends(node, &id).await;
-            (id, ends)
-        });
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
-        for (id, ends) in read.await {
-            match ends {
-                Ok(ends) => good.push(ends),
-                // Deleted since it was listed.
-                Err(error) if error.is_not_found() => {}
-                // One bad backup must not hide the others.
-                Err(error) => bad.push((id, error.to_string())),
+    async fn backups(&self, vault: &Vault, node: &NodeName, near: Option<Near>) -> Backups {
+        let mut ids: Vec<BackupId> = self.manifests.difference(&self.gone).cloned().collect();
+        ids.sort_by_key(|id| id.start().map_or(i64::MIN, |start| start.0));
+        let count = ids.len();
+        let mut backups = Backups { ids, opened: BTreeMap::new() };
+        let moment = match near {
+            None => {
+                backups.open(vault, node, 0..count).await;
+                return backups;
             }
+            Some(Near::At(moment)) => moment,
+            Some(Near::Latest) => Moment(i64::MAX),
+            Some(Near::Earliest) => Moment(i64::MIN),
+        };
+        let begun = backups.ids.partition_point(|id| id.start().is_none_or(|start| start <= moment));
+        // The next one tells of settings that were changed since.
+        backups.open(vault, node, begun..count.min(begun + 1)).await;
+        // Back from the moment, and on from the oldest, each until one has no damage.
+        let (mut from, mut is_found) = (begun, false);
+        while from > 0 && !is_found {
+            let to = from;
+            from = to.saturating_sub(BACKUPS_NEAR);
+            is_found = backups.open(vault, node, from..to).await;
         }
-        Ok((good, bad))
+        let (mut to, mut is_found) = (0, false);
+        while to < count && !is_found {
+            let from = to;
+            to = count.min(from + BACKUPS_NEAR);
+            is_found = backups.open(vault, node, from..to).await;
+        }
+        backups
     }
 
     async fn histories(
@@ -211,6 +274,54 @@ impl Found {
             Ok::<_, Error>((timeline, history))
         });
         Ok(read.await?.into_iter().collect())
+    }
+}
+
+/// Backups of a node, of which some are opened.
+struct Backups {
+    /// Oldest first.
+    ids: Vec<BackupId>,
+    /// By their place among them; `None`: deleted since they were listed.
+    opened: BTreeMap<usize, Option<Result<Ends, String>>>,
+}
+
+impl Backups {
+    /// Opens some that may be open already; returns whether one of them is without damage.
+    async fn open(&mut self, vault: &Vault, node: &NodeName, places: Range<usize>) -> bool {
+        let new: Vec<(usize, BackupId)> = places
+            .clone()
+            .filter(|place| !self.opened.contains_key(place))
+            .filter_map(|place| Some((place, self.ids.get(place)?.clone())))
+            .collect();
+        let read = flow::map(new, OBJECTS_AT_ONCE, |(place, id)| async move {
+            match vault.backup_ends(node, &id).await {
+                Ok(ends) => (place, Some(Ok(ends))),
+                Err(error) if error.is_not_found() => (place, None),
+                // One bad backup must not hide the others.
+                Err(error) => (place, Some(Err(error.to_string()))),
+            }
+        });
+        self.opened.extend(read.await);
+        let is_sound =
+            |ends: &Option<Result<Ends, String>>| matches!(ends, Some(Ok(ends)) if !ends.foot.is_damaged());
+        self.opened.range(places).any(|(_, ends)| is_sound(ends))
+    }
+
+    fn unopened(&self) -> usize {
+        self.ids.len() - self.opened.len()
+    }
+
+    /// Returns those that were read, and those that cannot be.
+    fn divide(self) -> (Vec<Ends>, Vec<(BackupId, String)>) {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for (place, ends) in self.opened {
+            match ends {
+                Some(Ok(ends)) => good.push(ends),
+                Some(Err(problem)) => bad.extend(self.ids.get(place).map(|id| (id.clone(), problem))),
+                None => {}
+            }
+        }
+        (good, bad)
     }
 }
 

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use backups::ManifestSealer;
-pub use catalog::{Catalog, NodeCatalog};
+pub use catalog::{Catalog, Near, NodeCatalog};
 pub use error::Error;
 pub use holdings::{doomed_names, holdings, outgrown_clocks, spent_tombstones};
 pub use layout::{ObjectName, WalName};

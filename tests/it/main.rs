@@ -30,4 +30,5 @@ mod skew;
 mod tidy;
 mod versions;
 mod waldump;
+mod year;
 mod zones;

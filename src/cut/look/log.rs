@@ -51,13 +51,21 @@ pub(crate) trait Log {
         Lsn(number.saturating_mul(u64::from(self.segment_bytes())))
     }
 
-    /// Returns the first segment in which a record is later than `time`, by a search that opens a number of
-    /// segments that grows with the logarithm of their number; one past the last where none is.
+    /// Returns a segment that was written at about this time, where something tells of one.
+    fn written_at(&self, _time: Moment) -> Option<u64> {
+        None
+    }
+
+    /// Returns the first segment in which a record is later than `time`; one past the last where none is. Searches
+    /// outward from what [`Log::written_at`] tells, so what it opens grows with the logarithm of how far off that
+    /// is; without it, with that of the number of segments.
     async fn first_after(&mut self, time: Moment) -> Result<u64, Self::Error> {
         let (first, last) = self.ends();
         let (mut low, mut high) = (first, last.saturating_add(1));
+        let mut near = self.written_at(time).filter(|at| (low..high).contains(at));
+        let mut step = 1;
         while low < high {
-            let middle = low + (high - low) / 2;
+            let middle = near.unwrap_or(low + (high - low) / 2);
             // Segments without a time stamp say nothing: the next one that has some answers for them.
             let mut at = middle;
             let later = loop {
@@ -69,7 +77,15 @@ pub(crate) trait Log {
                     None => at += 1,
                 }
             };
-            if later { high = middle } else { low = at + 1 }
+            if later {
+                high = middle
+            } else {
+                low = at + 1
+            }
+            // On the same side as long as the bound has not moved past it.
+            near = near.and_then(|from| if later { from.checked_sub(step) } else { at.checked_add(step) });
+            near = near.filter(|at| (low..high).contains(at));
+            step *= 4;
         }
         // Clocks step back: a few segments before may hold a later time stamp too.
         for back in low.saturating_sub(3).max(first)..low {

@@ -2,6 +2,7 @@
 
 use super::document::{ClockSource, NodePlan};
 use crate::ids::NodeName;
+use crate::lsn::Lsn;
 use crate::manifest::clock::{ClockDoc, Reference};
 use crate::moment::Moment;
 use crate::skew::{Neighbours, Skew};
@@ -15,16 +16,18 @@ pub(super) struct NodeClock {
     /// Up to so much more or less; `None` where nobody measured.
     pub(super) uncertain: Option<i64>,
     pub(super) source: ClockSource,
+    /// The samples that were found around the moment.
+    near: Neighbours,
 }
 
 impl NodeClock {
     /// Taken to be right, where no moment is asked for or nothing is known.
     pub(super) fn taken_as_right(source: ClockSource) -> Self {
-        NodeClock { ahead: 0, uncertain: None, source }
+        NodeClock { ahead: 0, uncertain: None, source, near: Neighbours::default() }
     }
 
     pub(super) fn given(ahead: i64) -> Self {
-        NodeClock { ahead, uncertain: Some(0), source: ClockSource::Given }
+        NodeClock { ahead, uncertain: Some(0), source: ClockSource::Given, near: Neighbours::default() }
     }
 
     /// Reads what was sampled around `moment`, at most two objects, and says in `notes` what cannot be read.
@@ -47,10 +50,16 @@ impl NodeClock {
         NodeClock::of(&docs, moment)
     }
 
+    /// Returns where the node's WAL ended when, by its own clock.
+    pub(super) fn marks(&self) -> Vec<(Moment, Lsn)> {
+        let samples = self.near.before.into_iter().chain(self.near.after);
+        samples.filter_map(|s| Some((s.at.plus_micros(s.ahead_micros), s.lsn?))).collect()
+    }
+
     fn of(docs: &[ClockDoc], moment: Moment) -> Self {
         let near = Neighbours::of(docs.iter().flat_map(|doc| &doc.samples), moment);
         if !docs.is_empty() && docs.iter().all(|doc| doc.reference == Reference::Own) {
-            return NodeClock { ahead: 0, uncertain: Some(0), source: ClockSource::Coordinator };
+            return NodeClock { ahead: 0, uncertain: Some(0), source: ClockSource::Coordinator, near };
         }
         match near.skew(moment) {
             None => NodeClock::taken_as_right(ClockSource::NotMeasured),
@@ -58,6 +67,7 @@ impl NodeClock {
                 ahead: ahead_micros,
                 uncertain: Some(uncertain_micros),
                 source: ClockSource::Sampled,
+                near,
             },
         }
     }

@@ -22,7 +22,7 @@ use crate::lsn::Lsn;
 use crate::manifest::topology::TopologyDoc;
 use crate::moment::Moment;
 use crate::restore::window::{self, Window};
-use crate::vault::{Catalog, NodeCatalog, Vault};
+use crate::vault::{Catalog, Near, NodeCatalog, Vault};
 
 /// What a plan is made for.
 #[derive(Clone, Debug)]
@@ -38,6 +38,37 @@ pub struct PlanOptions {
 
 /// A node whose archive ends this long before the time asked for may have lost its agent.
 const SILENT_MICROS: i64 = 60_000_000;
+
+/// Finds out what is stored around the moment asked for, and makes the plan. Where a better one may follow from
+/// what is stored elsewhere, all of it is looked at.
+pub async fn find(vault: &Vault, options: &PlanOptions) -> Result<Plan, Error> {
+    let near = match &options.request {
+        Request::Time(time) | Request::AtOrAfter(time) => Some(Near::At(*time)),
+        Request::Latest => Some(Near::Latest),
+        Request::Earliest => Some(Near::Earliest),
+        // When it was is not known yet.
+        _ => None,
+    };
+    if let Some(near) = near {
+        let catalog = Catalog::near(vault, near).await?;
+        match make(vault, &catalog, options).await {
+            Ok(plan) if !catalog.is_partial() || !is_damaged(&plan, &catalog) => return Ok(plan),
+            Err(error) if !catalog.is_partial() || !matches!(error, Error::Outside { .. }) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    make(vault, &Catalog::load(vault).await?, options).await
+}
+
+/// Returns whether a plan uses a backup with damaged pages.
+fn is_damaged(plan: &Plan, catalog: &Catalog) -> bool {
+    plan.nodes.iter().any(|node| {
+        let backups = catalog.nodes.get(&node.node).map(|node| node.backups.as_slice()).unwrap_or_default();
+        backups.iter().any(|ends| ends.head.backup == node.backup && ends.foot.is_damaged())
+    })
+}
 
 /// Makes the plan.
 pub async fn make(vault: &Vault, catalog: &Catalog, options: &PlanOptions) -> Result<Plan, Error> {

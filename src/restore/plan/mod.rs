@@ -13,7 +13,7 @@ mod span;
 pub use crate::cut::Request;
 pub use document::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan, WalRange};
 pub use error::Error;
-pub use make::{PlanOptions, make};
+pub use make::{PlanOptions, find, make};
 pub(crate) use print::table;
 
 pub(super) use choose::oldest_backup;

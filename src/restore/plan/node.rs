@@ -60,6 +60,7 @@ impl<'a> Aimed for Node<'a> {
         if self.clock.source == ClockSource::NotNeeded {
             let line = &self.span.line;
             self.clock = NodeClock::sampled(line.vault, line.node, line.catalog, time, &mut self.notes).await;
+            self.span.mark(self.clock.marks());
         }
         Ok(())
     }
@@ -88,7 +89,9 @@ impl<'a> Aimed for Node<'a> {
 
 impl<'a> Node<'a> {
     pub(super) fn new(line: Line<'a>, pretended: i64, clock: NodeClock) -> Self {
-        Node { span: Span::new(line, pretended), clock, choice: None, view: View::new(), notes: Vec::new() }
+        let mut span = Span::new(line, pretended);
+        span.mark(clock.marks());
+        Node { span, clock, choice: None, view: View::new(), notes: Vec::new() }
     }
 
     pub(super) fn name(&self) -> &'a NodeName {

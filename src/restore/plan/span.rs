@@ -23,6 +23,8 @@ pub(in crate::restore) struct Span<'a> {
     events: BTreeMap<u64, (Vec<Event>, Lsn)>,
     /// A backup that may have found transactions prepared that are older than the archive.
     pub(super) backup: Option<&'a Ends>,
+    /// Where the WAL ended when, by the node's clock, as backups and samples of the clock tell.
+    marks: Vec<(Moment, Lsn)>,
 }
 
 impl Log for Span<'_> {
@@ -34,6 +36,11 @@ impl Log for Span<'_> {
 
     fn segment_bytes(&self) -> u32 {
         self.line.catalog.doc.segment_bytes
+    }
+
+    fn written_at(&self, time: Moment) -> Option<u64> {
+        let apart = |(at, _): &&(Moment, Lsn)| time.micros_since(*at).unsigned_abs();
+        self.marks.iter().min_by_key(apart).map(|(_, lsn)| self.line.number_of(*lsn))
     }
 
     async fn told(&mut self, number: u64) -> Result<Told<'_>, Error> {
@@ -69,7 +76,25 @@ impl Log for Span<'_> {
 
 impl<'a> Span<'a> {
     pub(in crate::restore) fn new(line: Line<'a>, pretended: i64) -> Self {
-        Span { line, pretended, indexes: BTreeMap::new(), events: BTreeMap::new(), backup: None }
+        let ends = |Ends { head, foot }: &Ends| {
+            [(head.started_at, head.start_lsn), (foot.stopped_at, foot.stop_lsn)]
+        };
+        let marks = line.catalog.backups.iter().flat_map(ends).collect();
+        let mut span = Span {
+            line,
+            pretended,
+            indexes: BTreeMap::new(),
+            events: BTreeMap::new(),
+            backup: None,
+            marks: Vec::new(),
+        };
+        span.mark(marks);
+        span
+    }
+
+    /// Takes in where the WAL ended at some moments of the node's clock.
+    pub(super) fn mark(&mut self, marks: Vec<(Moment, Lsn)>) {
+        self.marks.extend(marks.into_iter().map(|(at, lsn)| (at.plus_micros(self.pretended), lsn)));
     }
 
     /// Returns the index of a segment.
