@@ -82,6 +82,18 @@ impl What {
         }
     }
 
+    /// Returns whether this ends a transaction: the records at which `recovery_target_time` looks
+    /// (`recoveryStopsBefore` in PostgreSQL's `xlogrecovery.c`).
+    pub fn is_end(&self) -> bool {
+        matches!(
+            self,
+            What::Commit { .. }
+                | What::Abort { .. }
+                | What::CommitPrepared { .. }
+                | What::RollbackPrepared { .. }
+        )
+    }
+
     /// Returns whether the index of a segment keeps this event: everything but ordinary one-node
     /// commits and rollbacks, of which a segment may hold tens of thousands.
     pub fn is_indexed(&self) -> bool {

@@ -238,11 +238,16 @@ impl Log for WalDir {
         Ok(())
     }
 
-    async fn later(&mut self, number: u64, time: Moment) -> Result<Option<Lsn>, Error> {
+    async fn later(
+        &mut self,
+        number: u64,
+        time: Moment,
+        counts: fn(&What) -> bool,
+    ) -> Result<Option<Lsn>, Error> {
         let mut tape = Tape::new(&self.listing, (number, self.last), self.pretended);
         let limit = self.listing.start_of(number.saturating_add(1));
         while let Some(event) = tape.before(&self.listing, limit)? {
-            if event.what.time().is_some_and(|at| at > time) {
+            if counts(&event.what) && event.what.time().is_some_and(|at| at > time) {
                 return Ok(Some(event.lsn));
             }
         }

@@ -9,6 +9,7 @@ mod archive;
 mod backup;
 mod cli;
 mod clocks;
+mod cut;
 mod damage;
 mod damaged_wal;
 mod e2e;

@@ -154,7 +154,7 @@ impl Maker {
         let Some(time) = self.request.time() else { return Ok(Vec::new()) };
         let mut stops = Vec::new();
         for (node, history) in self.nodes.iter_mut().zip(histories) {
-            stops.push(node.position_by_own_clock(time).await?.max(history.earliest));
+            stops.push(node.dir.naive_stop(time).await?.max(history.earliest));
         }
         known.torn(&stops).map_err(Error::Cut)
     }

@@ -22,12 +22,6 @@ impl Node {
         Node { group, name, dir, ahead, view: View::new() }
     }
 
-    /// Returns the first record after `time` as this node's own clock has it: where `recovery_target_time` would
-    /// stop.
-    pub(super) async fn position_by_own_clock(&mut self, time: Moment) -> Result<Lsn, Error> {
-        self.dir.position_after(time).await
-    }
-
     /// Returns the time stamp of the record that begins there.
     pub(super) async fn time_at(&mut self, lsn: Lsn) -> Result<Option<Moment>, Error> {
         let (first, last) = self.dir.ends();

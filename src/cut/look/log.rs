@@ -37,8 +37,13 @@ pub(crate) trait Log {
     /// Shows the events of one segment, in order; ordinary commits may be missing. Keeps nothing.
     async fn events_of(&mut self, number: u64, see: &mut dyn FnMut(&Event)) -> Result<(), Self::Error>;
 
-    /// Returns where the first record of a segment begins that is later than `time`.
-    async fn later(&mut self, number: u64, time: Moment) -> Result<Option<Lsn>, Self::Error>;
+    /// Returns where the first record of a segment begins that is later than `time`, of those that count.
+    async fn later(
+        &mut self,
+        number: u64,
+        time: Moment,
+        counts: fn(&What) -> bool,
+    ) -> Result<Option<Lsn>, Self::Error>;
 
     /// Returns the transactions that are prepared where a segment begins.
     async fn prepared_at(&mut self, number: u64) -> Result<Vec<Prepared>, Self::Error>;
@@ -96,17 +101,27 @@ pub(crate) trait Log {
         Ok(low)
     }
 
-    /// Returns where the first record later than `time` begins; [`Lsn::MAX`] where none is.
-    async fn position_after(&mut self, time: Moment) -> Result<Lsn, Self::Error> {
+    /// Returns where the first record later than `time` begins, of those that count; [`Lsn::MAX`] where none is.
+    async fn first_later(&mut self, time: Moment, counts: fn(&What) -> bool) -> Result<Lsn, Self::Error> {
         for number in self.first_after(time).await?..=self.ends().1 {
             if self.times(number).await?.is_none_or(|times| times.max <= time) {
                 continue;
             }
-            if let Some(lsn) = self.later(number, time).await? {
+            if let Some(lsn) = self.later(number, time, counts).await? {
                 return Ok(lsn);
             }
         }
         Ok(Lsn::MAX)
+    }
+
+    /// Returns where the first record later than `time` begins.
+    async fn position_after(&mut self, time: Moment) -> Result<Lsn, Self::Error> {
+        self.first_later(time, |_| true).await
+    }
+
+    /// Returns where a server with this `recovery_target_time` would stop.
+    async fn naive_stop(&mut self, time: Moment) -> Result<Lsn, Self::Error> {
+        self.first_later(time, What::is_end).await
     }
 
     /// Returns the newest time stamp.

@@ -205,7 +205,7 @@ impl<'a> Maker<'a> {
         let Some(time) = self.options.request.time() else { return Ok(Vec::new()) };
         let mut stops = Vec::new();
         for (node, history) in self.nodes.iter_mut().zip(histories) {
-            stops.push(node.position_by_own_clock(time).await?.max(history.earliest));
+            stops.push(node.naive_stop(time).await?.max(history.earliest));
         }
         Known::new(histories).and_then(|known| known.torn(&stops)).map_err(Error::Cut)
     }

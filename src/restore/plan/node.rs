@@ -69,7 +69,7 @@ impl<'a> Aimed for Node<'a> {
     async fn start_at(&mut self, time: Moment) -> Result<Result<Lsn, String>, Error> {
         let own = time.plus_micros(self.clock.ahead);
         loop {
-            let start = self.position_by_own_clock(own).await?;
+            let start = self.span.position_after(own).await?;
             if start == Lsn::MAX && self.is_before_gap() {
                 return Ok(Err(format!("WAL of node {} is missing there", self.name())));
             }
@@ -115,8 +115,9 @@ impl<'a> Node<'a> {
         self.choice.is_some()
     }
 
-    pub(super) async fn position_by_own_clock(&mut self, time: Moment) -> Result<Lsn, Error> {
-        self.span.position_after(time).await
+    /// Returns where `recovery_target_time` would stop: by the node's own clock.
+    pub(super) async fn naive_stop(&mut self, time: Moment) -> Result<Lsn, Error> {
+        self.span.naive_stop(time).await
     }
 
     pub(super) fn start_latest(&mut self) -> Result<Lsn, Unaimed> {

@@ -59,9 +59,15 @@ impl Log for Span<'_> {
         Ok(())
     }
 
-    async fn later(&mut self, number: u64, time: Moment) -> Result<Option<Lsn>, Error> {
+    async fn later(
+        &mut self,
+        number: u64,
+        time: Moment,
+        counts: fn(&What) -> bool,
+    ) -> Result<Option<Lsn>, Error> {
         let (events, _) = self.events(number).await?;
-        let later = events.iter().find(|event| event.what.time().is_some_and(|at| at > time));
+        let later =
+            events.iter().find(|event| counts(&event.what) && event.what.time().is_some_and(|at| at > time));
         Ok(later.map(|event| event.lsn))
     }
 
