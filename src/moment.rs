@@ -36,6 +36,12 @@ impl Moment {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// Returns it as PostgreSQL's settings take it: they refuse the `Z` of RFC 3339.
+    pub fn for_postgres(self) -> String {
+        let text = self.to_string();
+        text.strip_suffix('Z').map_or(text.clone(), |plain| format!("{}+00", plain.replace('T', " ")))
+    }
+
     fn timestamp(self) -> Option<jiff::Timestamp> {
         jiff::Timestamp::from_microsecond(self.unix_micros()).ok()
     }
@@ -90,6 +96,8 @@ mod tests {
             assert_eq!(text.parse::<Moment>().unwrap(), want, "{text}");
         }
         assert_eq!(want.to_string(), "2000-01-01T00:00:00.250000Z");
+        assert_eq!(want.for_postgres(), "2000-01-01 00:00:00.250000+00");
+        assert_eq!(want.for_postgres().parse::<Moment>().unwrap(), want);
         for bad in ["2000-01-01 00:00:00", "yesterday", "", "2000-01-01"] {
             assert!(bad.parse::<Moment>().is_err(), "{bad}");
         }

@@ -180,7 +180,7 @@ pub(super) struct Aim {
     #[arg(long, group = "moment", conflicts_with_all = ["latest", "restore_point", "stop"])]
     pub(super) time: Option<Moment>,
     /// With --time: the first consistent moment at or after it, not the last at or before it
-    #[arg(long, requires = "time", conflicts_with = "before_transaction")]
+    #[arg(long, requires = "time", conflicts_with_all = ["latest", "restore_point", "before_transaction", "stop"])]
     pub(super) at_or_after: bool,
     /// The latest moment there is
     #[arg(long, group = "moment", conflicts_with_all = ["restore_point", "before_transaction", "stop"])]
@@ -265,6 +265,9 @@ pub(super) struct Cut {
     pub(super) aim: Aim,
     #[command(flatten)]
     pub(super) clocks: Clocks,
+    /// Tell which transactions were under way, what of them stands where, and why the cut moved
+    #[arg(long)]
+    pub(super) explain: bool,
     #[command(flatten)]
     pub(super) shown: Shown,
 }
@@ -286,6 +289,9 @@ pub(super) struct RestorePlan {
     /// Also check the file naming host, port and data directory for each node
     #[arg(long)]
     pub(super) targets: Option<PathBuf>,
+    /// Tell which transactions were under way, what of them stands where, and why the cut moved
+    #[arg(long)]
+    pub(super) explain: bool,
     #[command(flatten)]
     pub(super) shown: Shown,
 }

@@ -22,7 +22,7 @@ pub(super) async fn plan(args: &RestorePlan, config: &Path) -> Result<(), Failur
         None => usual_name(&place.cluster),
     };
     let vault = place.vault(Access::Read).await?;
-    let plan = make(&vault, request(&args.target)?, new_name, &args.clocks).await?;
+    let plan = make(&vault, request(&args.target)?, new_name, &args.clocks, args.explain).await?;
     match args.shown.output {
         Output::Text => out::text(&plan).map(drop),
         Output::Json => out::json(&plan),
@@ -46,7 +46,7 @@ pub(super) async fn run(args: &RestoreRun, config: &Path) -> Result<(), Failure>
             println!("going on with the restore planned at {}\n", plan.made_at);
             plan
         }
-        None => make(&vault, request, args.new_name.clone(), &args.clocks).await?,
+        None => make(&vault, request, args.new_name.clone(), &args.clocks, false).await?,
     };
     println!("{plan}");
     let program = std::env::current_exe()
@@ -90,12 +90,14 @@ async fn make(
     request: Request,
     new_name: ClusterName,
     clocks: &Clocks,
+    explain: bool,
 ) -> Result<Plan, Failure> {
     let options = PlanOptions {
         request,
         new_name,
         clocks: clocks.clocks.iter().cloned().collect(),
         pretended: clocks.pretended.iter().cloned().collect(),
+        explain,
     };
     Ok(plan::find(vault, &options).await?)
 }

@@ -11,6 +11,8 @@
 #![deny(clippy::indexing_slicing)]
 
 mod ended;
+mod explain;
+mod explanation;
 mod history;
 pub(crate) mod look;
 mod nearest;
@@ -36,6 +38,7 @@ use crate::manifest::wal_index::Times;
 use crate::moment::Moment;
 use crate::wal::event::{Event, Prepared};
 pub(crate) use ended::Ended;
+pub use explanation::{Chain, Explanation, Part as ExplainedPart, Stands, Straddling};
 use history::Found;
 use look::find::Wanted;
 use order::Order;
@@ -136,6 +139,14 @@ impl<'a> Known<'a> {
         self.check(start)?;
         let reached = search::forward(&self.rules, start).map_err(|blocked| self.blocked(blocked))?;
         Ok(self.cut(start, &reached))
+    }
+
+    /// Explains the greatest consistent cut at or before `start`, or with `is_onward` the least at or after it.
+    pub fn explain(&self, start: &[Lsn], is_onward: bool) -> Result<Explanation, Error> {
+        self.check(start)?;
+        let search = if is_onward { search::forward } else { search::back };
+        let reached = search(&self.rules, start).map_err(|blocked| self.blocked(blocked))?;
+        Ok(self.explanation(start, &reached))
     }
 
     /// Returns the records with which a transaction of that name became final, those of the use nearest to `near`.

@@ -52,15 +52,24 @@ impl<'r, 'a> Waiting<'r, 'a> {
     }
 }
 
-/// The positions reached, and the last cause that moved each node.
+/// One move of one node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step<'a> {
+    pub(super) node: usize,
+    pub(super) from: Lsn,
+    pub(super) to: Lsn,
+    pub(super) cause: Cause<'a>,
+}
+
+/// The positions reached, and every move on the way there, in order.
 pub(super) struct Reached<'a> {
     pub(super) stops: Vec<Lsn>,
-    pub(super) causes: Vec<Option<Cause<'a>>>,
+    pub(super) steps: Vec<Step<'a>>,
 }
 
 impl<'a> Reached<'a> {
     fn new(start: &[Lsn]) -> Self {
-        Reached { stops: start.to_vec(), causes: vec![None; start.len()] }
+        Reached { stops: start.to_vec(), steps: Vec::new() }
     }
 
     fn stop(&self, node: usize) -> Lsn {
@@ -68,8 +77,9 @@ impl<'a> Reached<'a> {
     }
 
     fn set(&mut self, node: usize, stop: Lsn, cause: Cause<'a>) {
-        if let (Some(own), Some(why)) = (self.stops.get_mut(node), self.causes.get_mut(node)) {
-            (*own, *why) = (stop, Some(cause));
+        if let Some(own) = self.stops.get_mut(node) {
+            self.steps.push(Step { node, from: *own, to: stop, cause });
+            *own = stop;
         }
     }
 

@@ -6,7 +6,7 @@ use super::history::{Part, Spot};
 use super::order::Place;
 use super::outcome::{Action, Cut, Fault, Foreign, LeftOut, Move, Orphan, Reason, Settle, Side, Torn, Want};
 use super::rules::{Group, Kind, Loose, Owner, Tie};
-use super::search::{Cause, Reached};
+use super::search::{Cause, Reached, Step};
 use super::{Error, Known};
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
@@ -74,18 +74,23 @@ impl Known<'_> {
         }
     }
 
-    fn nodes_of(&self, group: &Group) -> BTreeSet<usize> {
+    pub(super) fn nodes_of(&self, group: &Group) -> BTreeSet<usize> {
         group.parts.iter().map(|at| self.found.parts[*at].node).collect()
     }
 
     fn moves(&self, start: &[Lsn], reached: &Reached) -> Vec<Move> {
-        let all = self.nodes.iter().zip(start).zip(&reached.stops).zip(&reached.causes);
-        all.filter(|(((_, from), to), _)| from != to)
-            .filter_map(|(((node, from), to), cause)| {
-                let because = self.reason((*cause)?, to > from);
-                Some(Move { node: node.node.clone(), from: *from, to: *to, because })
-            })
-            .collect()
+        let mut last: BTreeMap<usize, &Step> = BTreeMap::new();
+        last.extend(reached.steps.iter().map(|step| (step.node, step)));
+        let moved = last.into_values().filter_map(|step| {
+            let from = *start.get(step.node)?;
+            Some(Move { from, ..self.step(step) })
+        });
+        moved.filter(|one| one.from != one.to).collect()
+    }
+
+    pub(super) fn step(&self, step: &Step) -> Move {
+        let Step { node, from, to, cause } = *step;
+        Move { node: self.name(node), from, to, because: self.reason(cause, to > from) }
     }
 
     fn reason(&self, cause: Cause, forward: bool) -> Reason {

@@ -48,7 +48,7 @@ impl Classified for Error {
                 Some("compressed or encrypted segments must be unpacked first, by the tool that packed them".to_owned())
             }
             Error::Mixed { .. } => Some("give each server's WAL a directory of its own".to_owned()),
-            Error::EndsEarly { .. } => {
+            Error::EndsEarly { .. } | Error::Wal { source: wal::Error::NotWal { .. }, .. } => {
                 Some("fetch this segment from the archive again; without it, move it and all later ones away: moments before it can be cut".to_owned())
             }
             Error::Wal { source, .. } => source.hint(),

@@ -190,7 +190,8 @@ impl Stored {
     async fn plan_with(&self, request: Request, pretended: i64, said: i64) -> Result<Plan, Error> {
         let one = |micros: i64| [(self.name(1), micros)].into_iter().collect();
         let new_name = "copy".parse().unwrap();
-        let options = PlanOptions { request, new_name, clocks: one(said), pretended: one(pretended) };
+        let options =
+            PlanOptions { request, new_name, clocks: one(said), pretended: one(pretended), explain: true };
         let catalog = Catalog::load(&self.vault).await.unwrap();
         plan::make(&self.vault, &catalog, &options).await
     }
@@ -305,6 +306,77 @@ async fn latest_earliest_and_a_restore_point_are_consistent() {
     let starts: Vec<Lsn> = stored.events.iter().map(point).collect();
     let cut = cut::greatest_consistent(&histories, &starts).unwrap();
     assert_eq!(stops(&named), cut.stop);
+}
+
+/// The same three positions, said in other ways.
+#[tokio::test]
+async fn a_transaction_or_a_position_of_one_node_is_a_moment_too() {
+    let stored = Stored::whole().await;
+    let histories = stored.histories();
+    let time = stored.middle(1, 2);
+    let onward = stored.plan_with(Request::AtOrAfter(time), 50_000, 0).await.unwrap();
+    let cut = cut::first_consistent_at_or_after(&histories, &stored.starts(time, 50_000)).unwrap();
+    assert_eq!(stops(&onward), cut.stop);
+    assert!(onward.nodes.iter().zip(stored.starts(time, 50_000)).all(|(n, s)| n.stop_before >= Some(s)));
+
+    let decided = |event: &&Event| matches!(&event.what, What::Commit { decides, time: at, .. } if !decides.is_empty() && *at > time);
+    let decision = stored.events[1].iter().find(decided).unwrap();
+    let What::Commit { decides, .. } = &decision.what else { unreachable!() };
+    let gid = decides[0].gid.clone();
+    for near in [None, Some(time)] {
+        let request = Request::BeforeTransaction { gid: gid.clone(), near };
+        let before = stored.plan(request).await.unwrap();
+        assert_eq!(before.nodes[1].stop_before, Some(decision.lsn), "{before}");
+        assert!(cut::torn(&histories, &stops(&before)).unwrap().is_empty());
+        assert!(before.settle.iter().all(|one| one.gid != gid || one.action == cut::Action::Rollback));
+    }
+    let node = stored.name(1);
+    let at = stored.plan(Request::Stop { node: node.clone(), lsn: decision.lsn }).await.unwrap();
+    assert_eq!(at.nodes[1].stop_before, Some(decision.lsn), "{at}");
+    assert!(cut::torn(&histories, &stops(&at)).unwrap().is_empty());
+
+    let far = Request::BeforeTransaction { gid: gid.clone(), near: Some(time.plus_micros(86_400_000_000)) };
+    for (request, class) in [
+        (far, Class::Outside),
+        (Request::BeforeTransaction { gid: "no-such".into(), near: None }, Class::Outside),
+        (Request::BeforeTransaction { gid: "left-open".into(), near: None }, Class::Operator),
+        (Request::Stop { node: node.clone(), lsn: Lsn(1) }, Class::Outside),
+        (Request::Stop { node, lsn: Lsn(1 << 40) }, Class::Outside),
+        (Request::Stop { node: "nobody".parse().unwrap(), lsn: Lsn(1 << 24) }, Class::Operator),
+    ] {
+        let refused = stored.plan(request.clone()).await.unwrap_err();
+        assert_eq!(refused.class(), class, "{request:?}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_plan_explains_what_moved_it() {
+    let stored = Stored::whole().await;
+    let time = stored.middle(1, 2);
+    let plan = stored.plan_with(Request::Time(time), 50_000, 0).await.unwrap();
+    let explained = plan.explanation.as_ref().unwrap();
+    assert_eq!(explained.chains.len(), plan.moves.len());
+    for (chain, moved) in explained.chains.iter().zip(&plan.moves) {
+        assert_eq!((&chain.moves[0].node, chain.moves[0].to), (&moved.node, moved.to));
+        // The worker whose clock is ahead stops early by the time asked for; all else follows from that.
+        assert_eq!(chain.began.as_ref().unwrap(), &stored.name(1));
+    }
+    // Everything that a plain time would tear was under way.
+    for torn in &plan.torn_by_time {
+        let gids = |parts: &[cut::ExplainedPart]| parts.iter().any(|part| torn.gids.contains(&part.gid));
+        assert!(explained.straddling.iter().any(|one| gids(&one.parts)), "{torn:?}");
+    }
+    for one in &explained.straddling {
+        let decision = one.decision.as_ref().unwrap();
+        assert_eq!(decision.inside_cut, one.kept);
+        assert!(one.parts.iter().all(|part| !part.ended.as_ref().unwrap().inside_cut || one.kept));
+    }
+    let text = plan.to_string();
+    for word in
+        ["why the cut moved:", "stands where the moment asked for puts it", "decided by", ": left out"]
+    {
+        assert!(text.contains(word), "{text}\nlacks {word:?}");
+    }
 }
 
 #[tokio::test]

@@ -36,7 +36,11 @@ pub(super) async fn make(args: &args::Cut) -> Result<Shown, Error> {
     };
     let known = Known::new(&histories).map_err(Error::Cut)?;
     let torn = maker.torn_by_time(&known, &histories).await?;
-    maker.shown(&starts, cut, torn).await
+    let explained =
+        args.explain.then(|| known.explain(&starts, is_onward)).transpose().map_err(Error::Cut)?;
+    let mut shown = maker.shown(&starts, cut, torn).await?;
+    shown.explanation = explained;
+    Ok(shown)
 }
 
 fn ask(what: impl Into<String>, hint: impl Into<String>) -> Error {

@@ -30,10 +30,14 @@ impl fmt::Display for Shown {
         if let Some(time) = self.request.time() {
             writeln!(
                 f,
-                "\nrecovery_target_time = '{time}' on every node would tear {}",
+                "\nrecovery_target_time = '{}' on every node would tear {}",
+                time.for_postgres(),
                 count(self.torn_by_time.len())
             )?;
             list(f, "torn by it", self.torn_by_time.iter().map(torn))?;
+        }
+        if let Some(explanation) = &self.explanation {
+            write!(f, "{explanation}")?;
         }
         for note in &self.notes {
             writeln!(f, "\nnote: {note}")?;

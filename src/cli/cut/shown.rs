@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::cut::{Action, Cut, Fault, Foreign, LeftOut, Move, Orphan, Request, Settle, Torn};
+use crate::cut::{Action, Cut, Explanation, Fault, Foreign, LeftOut, Move, Orphan, Request, Settle, Torn};
 use crate::ids::{GroupId, NodeName};
 use crate::lsn::Lsn;
 use crate::moment::Moment;
@@ -21,6 +21,8 @@ pub(super) struct Shown {
     /// Prepared on one node only, and not by Citus: left as they are.
     pub(super) foreign: Vec<PreparedShown>,
     pub(super) orphans: Vec<OrphanShown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) explanation: Option<Explanation>,
     pub(super) notes: Vec<String>,
 }
 
@@ -114,6 +116,7 @@ impl Shown {
             torn_by_time: torn.into_iter().map(torn_shown).collect(),
             foreign: cut.foreign.into_iter().map(foreign).collect(),
             orphans: cut.orphans.into_iter().map(orphan).collect(),
+            explanation: None,
             notes,
         }
     }

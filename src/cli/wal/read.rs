@@ -135,7 +135,7 @@ impl Source {
                         }
                         Ok(Found::NeedMore) => break,
                         Ok(Found::End { why: because, .. }) => {
-                            why = format!("{because} follow in {}", path.display());
+                            why = format!("what follows in {}: {because}", path.display());
                             break 'files;
                         }
                         Err(error @ crate::wal::Error::Version { .. }) => return Err(error.into()),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cut::{Foreign, LeftOut, Move, Orphan, Request, Settle, Torn};
+use crate::cut::{Explanation, Foreign, LeftOut, Move, Orphan, Request, Settle, Torn};
 use crate::ids::{BackupId, ClusterName, GroupId, NodeName};
 use crate::lsn::Lsn;
 use crate::manifest::Document;
@@ -38,6 +38,9 @@ pub struct Plan {
     /// microseconds; `None` where a clock was not measured, or no time is asked for.
     #[serde(default)]
     pub order_uncertain_micros: Option<i64>,
+    /// Where it is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
     /// What the operator should know before going on.
     pub notes: Vec<String>,
 }

@@ -16,7 +16,7 @@ use super::node::Node;
 use super::{Error, VERSION};
 use crate::clock;
 use crate::cut::look::{Unaimed, aim, settle};
-use crate::cut::{self, Cut, Known, NodeHistory, Request, Side, Torn};
+use crate::cut::{self, Cut, Explanation, Known, NodeHistory, Request, Side, Torn};
 use crate::ids::{ClusterName, NodeName};
 use crate::lsn::Lsn;
 use crate::manifest::topology::TopologyDoc;
@@ -34,6 +34,8 @@ pub struct PlanOptions {
     pub clocks: BTreeMap<NodeName, i64>,
     /// What to add to the time stamps in a node's WAL, in microseconds: shows what a wrong clock would have done.
     pub pretended: BTreeMap<NodeName, i64>,
+    /// The plan also says why the cut is where it is.
+    pub explain: bool,
 }
 
 /// A node whose archive ends this long before the time asked for may have lost its agent.
@@ -89,7 +91,9 @@ pub async fn make(vault: &Vault, catalog: &Catalog, options: &PlanOptions) -> Re
     let (histories, cut) = maker.settle_on(&starts).await?;
     maker.choose_backups(&cut.stop)?;
     let torn = maker.torn_by_time(&histories).await?;
-    maker.plan(vault.cluster(), topology.cloned(), cut, torn).await
+    let explanation = maker.explained(&histories, &starts)?;
+    let plan = maker.plan(vault.cluster(), topology.cloned(), cut, torn).await?;
+    Ok(Plan { explanation, ..plan })
 }
 
 struct Maker<'a> {
@@ -210,6 +214,11 @@ impl<'a> Maker<'a> {
         Known::new(histories).and_then(|known| known.torn(&stops)).map_err(Error::Cut)
     }
 
+    fn explained(&self, histories: &[NodeHistory], starts: &[Lsn]) -> Result<Option<Explanation>, Error> {
+        let explain = || Known::new(histories)?.explain(starts, self.options.request.is_onward());
+        self.options.explain.then(explain).transpose().map_err(Error::Cut)
+    }
+
     async fn plan(
         mut self,
         cluster: &ClusterName,
@@ -248,6 +257,7 @@ impl<'a> Maker<'a> {
             orphans: cut.orphans,
             torn_by_time,
             order_uncertain_micros,
+            explanation: None,
             notes: self.notes,
         })
     }

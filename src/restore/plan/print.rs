@@ -42,6 +42,9 @@ impl fmt::Display for Plan {
         list(f, "prepared on one node only, and not by Citus: left as they are", &foreign)?;
         list(f, "broken in the source already", &self.orphans)?;
         list(f, "what stopping each node by its own clock would tear", &self.torn_lines())?;
+        if let Some(explanation) = &self.explanation {
+            write!(f, "{explanation}")?;
+        }
         for node in &self.nodes {
             node.write_around(f)?;
         }

@@ -223,7 +223,8 @@ async fn by_hand() -> anyhow::Result<()> {
 
 /// What a plain time target tears for real is what was said that it would.
 async fn naive(fleet: &Fleet, time: Moment, cut: &serde_json::Value, ahead_ms: i32) -> anyhow::Result<()> {
-    let settings = format!("recovery_target_time = '{time}'\nrecovery_target_action = 'promote'");
+    let settings =
+        format!("recovery_target_time = '{}'\nrecovery_target_action = 'promote'", time.for_postgres());
     let (mut done, mut open) = (Vec::new(), Vec::new());
     for at in 0..2 {
         let server = fleet.restored(at, &format!("naive-{at}"), &settings)?;

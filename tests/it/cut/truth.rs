@@ -41,7 +41,7 @@ impl Truth {
                 match &event.what {
                     What::Prepare { gid, .. } => drop(prepares.insert(gid.clone(), (node, event.lsn))),
                     What::CommitPrepared { gid: Some(gid), .. } => {
-                        drop(commits.insert(gid.clone(), event.lsn))
+                        let _ = commits.insert(gid.clone(), event.lsn);
                     }
                     What::Commit { decides, .. } => {
                         decisions.extend(decides.iter().map(|row| (row.gid.clone(), (node, event.lsn))));
