@@ -223,6 +223,7 @@ fn plan(kind: Kind, nodes: Vec<NodePlan>, settle: Vec<Settle>) -> Plan {
         orphans: Vec::new(),
         torn_by_time: Vec::new(),
         order_uncertain_micros: None,
+        explanation: None,
         notes: Vec::new(),
     }
 }
