@@ -15,7 +15,13 @@ const YEAR: u64 = 365;
 
 fn options(request: Request) -> PlanOptions {
     let new_name = "copy".parse().unwrap();
-    PlanOptions { request, new_name, clocks: Default::default(), pretended: Default::default() }
+    PlanOptions {
+        request,
+        new_name,
+        clocks: Default::default(),
+        pretended: Default::default(),
+        explain: false,
+    }
 }
 
 /// Moments and how they are asked for; all lie at the same distance from the archive's end or beginning.
