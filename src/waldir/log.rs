@@ -258,3 +258,46 @@ impl Log for WalDir {
         Ok(self.decoded(number)?.prepared_at_start.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT_BYTES: u64 = 1 << 20;
+
+    /// The recorded WAL of a worker (see `fixtures/README.md`), with a transaction prepared across its segments.
+    fn unpacked() -> tempfile::TempDir {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/wal/citus/worker1");
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["00000001000000000000000F", "000000010000000000000010"] {
+            let packed = std::fs::read(from.join(format!("{name}.zst"))).unwrap();
+            std::fs::write(folder.path().join(name), zstd::decode_all(packed.as_slice()).unwrap()).unwrap();
+        }
+        folder
+    }
+
+    /// Whatever is prepared at the start of each segment, by reading all from the beginning.
+    #[test]
+    fn what_is_prepared_is_known_wherever_reading_begins() {
+        let folder = unpacked();
+        let mut dir = WalDir::open(folder.path()).unwrap();
+        let (first, last) = dir.ends();
+        assert_eq!((first, last), (0xF, 0x10));
+        let mut tape = Tape::new(&dir.listing, (first, last), 0);
+        while let Some(event) = tape.before(&dir.listing, Lsn(last * SEGMENT_BYTES)).unwrap() {
+            tape.note(&event);
+        }
+        let held = dir.decoded(last).unwrap();
+        assert_eq!(held.prepared_at_start, tape.prepared());
+        assert!(held.strangers.is_empty());
+        assert!(dir.doubt(Lsn::MAX).unwrap().is_none());
+        assert_eq!(dir.since, Some(Since { segment: first, is_sure: true }));
+
+        // Alone, the second segment says what it cannot know, until its own list of what runs.
+        std::fs::remove_file(folder.path().join("00000001000000000000000F")).unwrap();
+        let mut alone = WalDir::open(folder.path()).unwrap();
+        let start = alone.decoded(last).unwrap().lists.first().unwrap().0;
+        assert!(alone.doubt(start).unwrap().is_some());
+        assert!(alone.doubt(Lsn::MAX).unwrap().is_none());
+    }
+}

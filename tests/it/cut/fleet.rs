@@ -16,6 +16,8 @@ use crate::world::{self, Folder, Server, ServerOptions, Stop, faketime, free_por
 
 const CLIENTS: i64 = 4;
 const AHEAD_MS: i32 = 50;
+/// The gid of a transaction that nobody ends.
+const FORGOTTEN: &str = "forgotten";
 
 /// Two servers, where they archive to, and a cold copy of each from before the load.
 struct Fleet {
@@ -51,6 +53,35 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Prepares a transaction on both servers, and writes WAL for longer than a cut looks back at first.
+    async fn forget_one(&self) -> anyhow::Result<()> {
+        for server in &self.servers {
+            let sql = format!("begin; insert into done values (0); prepare transaction '{FORGOTTEN}'");
+            server.run("postgres", &sql).await?;
+        }
+        for _ in 0..8 {
+            for server in &self.servers {
+                server
+                    .run("postgres", "insert into done values (-1); delete from done where id = -1")
+                    .await?;
+                // Each writes which transactions run, at the beginning of a segment.
+                server.run("postgres", "select pg_switch_wal()").await?;
+                server.run("postgres", "checkpoint").await?;
+            }
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+        }
+        Ok(())
+    }
+
+    /// Makes a restore point of one name on both servers, not at the same moment.
+    async fn name_a_point(&self) -> anyhow::Result<()> {
+        for server in &self.servers {
+            server.run("postgres", "select pg_create_restore_point('half')").await?;
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        Ok(())
+    }
+
     /// Runs transactions on both servers at once for a while.
     async fn load(&self, lasting: Duration) -> anyhow::Result<Seen> {
         let (ended, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(1)));
@@ -77,7 +108,9 @@ impl Fleet {
                 anyhow::Ok(seen)
             }));
         }
-        tokio::time::sleep(lasting).await;
+        tokio::time::sleep(lasting / 2).await;
+        self.name_a_point().await?;
+        tokio::time::sleep(lasting / 2).await;
         ended.store(true, Ordering::Relaxed);
         let mut all = Seen::new();
         for client in clients {
@@ -113,6 +146,65 @@ impl Fleet {
         args.extend(nodes.iter().map(String::as_str));
         args.extend(more);
         pitrus(&args)
+    }
+
+    /// Restores both by hand, as a cut says, settles what is prepared, and returns what both hold.
+    async fn whole(&self, cut: &serde_json::Value, name: &str) -> anyhow::Result<BTreeSet<String>> {
+        let nodes = cut["nodes"].as_array().context("nodes")?;
+        let mut servers = Vec::new();
+        for (at, node) in nodes.iter().enumerate() {
+            let stop = node["stop_before"].as_str().context("the load went on after it")?;
+            let settings = format!(
+                "recovery_target_lsn = '{stop}'\nrecovery_target_inclusive = off\n\
+                 recovery_target_action = 'promote'\nrecovery_target_timeline = '{}'",
+                node["timeline"]
+            );
+            let server = self.restored(at, &format!("{name}-{at}"), &settings)?;
+            promoted(&server).await?;
+            servers.push(server);
+        }
+        for one in cut["to_settle"].as_array().context("a list")? {
+            let server = &servers[usize::try_from(one["group"].as_u64().context("a group")?)? - 1];
+            let name = format!("select datname from pg_database where oid = {}", one["database"]);
+            let database = server.value("postgres", &name).await?.context("its database")?;
+            server.run(&database, one["statement"].as_str().context("a statement")?).await?;
+        }
+        let (left, right) = (
+            column(&servers[0], "select id::text from done").await?,
+            column(&servers[1], "select id::text from done").await?,
+        );
+        assert_eq!(left, right, "every transaction is on both or on none");
+        for server in &servers {
+            assert_eq!(column(server, "select gid from pg_prepared_xacts").await?, BTreeSet::new());
+        }
+        Ok(left)
+    }
+
+    /// Without one segment from before the load, a moment in it cannot be cut; one of the load can, and it is
+    /// said that something may have been prepared before the gap.
+    fn gap(&self, time: Moment, whole: &serde_json::Value) -> anyhow::Result<()> {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(&self.archives[1])?
+            .map(|entry| anyhow::Ok(entry?.path()))
+            .collect::<Result<_, _>>()?;
+        files.sort();
+        let missing = files.get(5).context("five segments before the load")?;
+        let records = ["wal", "show", "--records", "--output", "json", missing.to_str().context("a path")?];
+        let lines = pitrus(&records).out;
+        let events =
+            lines.lines().map(serde_json::from_str::<serde_json::Value>).collect::<Result<Vec<_>, _>>()?;
+        let commit = events.iter().find(|line| line["event"]["what"] == "commit").context("a commit")?;
+        std::fs::remove_file(missing)?;
+        let inside = commit["event"]["time"].as_str().context("a time")?;
+        self.cut(&["--time", inside]).fails(5, &["WAL of node 2 is missing there", "then a gap"]);
+
+        let cut = self.cut(&["--time", &time.to_string(), "--output", "json"]).json();
+        assert_eq!(super::stops(&cut), super::stops(whole));
+        let notes = cut["notes"].to_string();
+        assert!(
+            notes.contains("node 2: the WAL in") && notes.contains("look at pg_prepared_xacts"),
+            "{notes}"
+        );
+        Ok(())
     }
 
     /// Recovers a copy with these settings, by hand.
@@ -171,39 +263,19 @@ async fn by_hand() -> anyhow::Result<()> {
         }
     };
     let mut fleet = Fleet::new(ahead_ms).await?;
+    fleet.forget_one().await?;
     let began = clock::now();
     let seen = fleet.load(Duration::from_secs(4)).await?;
-    let time = began.plus_micros(2_000_000);
+    let time = began.plus_micros(1_500_000);
     fleet.archived().await?;
 
     let cut = fleet.cut(&["--time", &time.to_string(), "--output", "json"]).json();
-    let nodes = cut["nodes"].as_array().context("nodes")?;
-    let mut servers = Vec::new();
-    for (at, node) in nodes.iter().enumerate() {
-        let stop = node["stop_before"].as_str().context("the load went on after it")?;
-        let settings = format!(
-            "recovery_target_lsn = '{stop}'\nrecovery_target_inclusive = off\n\
-             recovery_target_action = 'promote'\nrecovery_target_timeline = '{}'",
-            node["timeline"]
-        );
-        let server = fleet.restored(at, &format!("new-{at}"), &settings)?;
-        promoted(&server).await?;
-        servers.push(server);
-    }
-    for one in cut["to_settle"].as_array().context("a list")? {
-        let server = &servers[usize::try_from(one["group"].as_u64().context("a group")?)? - 1];
-        let name = format!("select datname from pg_database where oid = {}", one["database"]);
-        let database = server.value("postgres", &name).await?.context("its database")?;
-        server.run(&database, one["statement"].as_str().context("a statement")?).await?;
-    }
-    let (left, right) = (
-        column(&servers[0], "select id::text from done").await?,
-        column(&servers[1], "select id::text from done").await?,
-    );
-    assert_eq!(left, right, "every transaction is on both or on none");
-    for server in &servers {
-        assert_eq!(column(server, "select gid from pg_prepared_xacts").await?, BTreeSet::new());
-    }
+    assert_eq!(cut["notes"], serde_json::json!([]));
+    let rolled_back = cut["to_settle"].as_array().context("a list")?.iter().filter(|one| {
+        one["gid"] == FORGOTTEN && one["statement"] == format!("ROLLBACK PREPARED '{FORGOTTEN}';")
+    });
+    assert_eq!(rolled_back.count(), 2, "{cut}");
+    let left = fleet.whole(&cut, "time").await?;
     let slack = i64::from(ahead_ms) * 1000 + 20_000;
     let (mut inside, mut outside) = (0, 0);
     for (id, began, acknowledged) in &seen {
@@ -217,8 +289,12 @@ async fn by_hand() -> anyhow::Result<()> {
         }
     }
     assert!(inside > 50 && outside > 50, "{inside} before and {outside} after");
-    drop(servers);
-    naive(&fleet, time, &cut, ahead_ms).await
+
+    let half = fleet.cut(&["--restore-point", "half", "--output", "json"]).json();
+    assert!(!half["moves"].as_array().context("a list")?.is_empty(), "the restore point is torn itself");
+    fleet.whole(&half, "half").await?;
+    naive(&fleet, time, &cut, ahead_ms).await?;
+    fleet.gap(time, &cut)
 }
 
 /// What a plain time target tears for real is what was said that it would.
