@@ -272,6 +272,17 @@ pub(super) struct Cut {
     pub(super) shown: Shown,
 }
 
+/// Where the new cluster goes; a plan looks whether it can.
+#[derive(Debug, Group)]
+pub(super) struct Into {
+    /// Folder for one data directory a node, on this machine
+    #[arg(long, conflicts_with = "targets")]
+    pub(super) into: Option<PathBuf>,
+    /// File naming host, port and data directory for each node
+    #[arg(long)]
+    pub(super) targets: Option<PathBuf>,
+}
+
 #[derive(Debug, Group)]
 pub(super) struct RestorePlan {
     #[command(flatten)]
@@ -280,15 +291,11 @@ pub(super) struct RestorePlan {
     pub(super) target: Target,
     #[command(flatten)]
     pub(super) clocks: Clocks,
-    /// Also check the name of the new cluster
+    /// Name of the new cluster, unlike the old one's
     #[arg(long = "as", value_name = "NEW_NAME")]
     pub(super) new_name: Option<ClusterName>,
-    /// Also check that the folder can take one data directory a node
-    #[arg(long, conflicts_with = "targets")]
-    pub(super) into: Option<PathBuf>,
-    /// Also check the file naming host, port and data directory for each node
-    #[arg(long)]
-    pub(super) targets: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) place: Into,
     /// Tell which transactions were under way, what of them stands where, and why the cut moved
     #[arg(long)]
     pub(super) explain: bool,
@@ -307,12 +314,8 @@ pub(super) struct RestoreRun {
     /// Name of the new cluster, unlike the old one's
     #[arg(long = "as", value_name = "NEW_NAME")]
     pub(super) new_name: ClusterName,
-    /// Folder for one data directory a node, on this machine
-    #[arg(long, required_unless_present = "targets", conflicts_with = "targets")]
-    pub(super) into: Option<PathBuf>,
-    /// File naming host, port and data directory for each node
-    #[arg(long)]
-    pub(super) targets: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) place: Into,
     /// Folder of the PostgreSQL programs [default: found by version]
     #[arg(long, env = "PITRUS_PG_BIN")]
     pub(super) bin_dir: Option<PathBuf>,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::args::{Clocks, Output, RestorePlan, RestoreRun, Target};
+use super::args::{Clocks, Into, Output, RestorePlan, RestoreRun, Target};
 use super::failure::Failure;
 use super::open::Place;
 use super::out;
@@ -23,6 +23,7 @@ pub(super) async fn plan(args: &RestorePlan, config: &Path) -> Result<(), Failur
     };
     let vault = place.vault(Access::Read).await?;
     let plan = make(&vault, request(&args.target)?, new_name, &args.clocks, args.explain).await?;
+    restore::check(targets(&args.place).as_ref(), &plan)?;
     match args.shown.output {
         Output::Text => out::text(&plan).map(drop),
         Output::Json => out::json(&plan),
@@ -32,13 +33,8 @@ pub(super) async fn plan(args: &RestorePlan, config: &Path) -> Result<(), Failur
 /// Carries a restore out, or goes on with one that has not ended.
 pub(super) async fn run(args: &RestoreRun, config: &Path) -> Result<(), Failure> {
     let place = Place::find(&args.vault, config)?;
-    let targets = match (&args.into, &args.targets) {
-        (Some(folder), _) => Targets::Into(folder.clone()),
-        (None, Some(file)) => Targets::File(file.clone()),
-        (None, None) => {
-            return Err(Failure::operator("no target is named", "add --into DIR or --targets FILE"));
-        }
-    };
+    let targets = targets(&args.place)
+        .ok_or_else(|| Failure::operator("no target is named", "add --into DIR or --targets FILE"))?;
     let request = request(&args.target)?;
     let vault = place.vault(Access::Read).await?;
     let plan = match restore::unfinished(&targets, &place.cluster, &args.new_name, &request)? {
@@ -70,6 +66,11 @@ pub(super) async fn run(args: &RestoreRun, config: &Path) -> Result<(), Failure>
     let _ = bars.clear();
     println!("{}", report?.text());
     Ok(())
+}
+
+fn targets(place: &Into) -> Option<Targets> {
+    let folder = place.into.clone().map(Targets::Into);
+    folder.or_else(|| place.targets.clone().map(Targets::File))
 }
 
 /// Returns when somebody asks us to end.

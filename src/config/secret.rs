@@ -35,6 +35,8 @@ pub enum Error {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{}: others may read it (mode {mode:04o}, owner {owner})", path.display())]
     Open { path: PathBuf, mode: u32, owner: u32 },
+    #[error("{}: belongs to user {owner}, who is neither this user nor root", path.display())]
+    Owner { path: PathBuf, owner: u32 },
     #[error("{}: is not a file", path.display())]
     NotAFile { path: PathBuf },
     #[error("environment variable {name} is not set")]
@@ -65,7 +67,7 @@ impl Classified for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Error::Read { .. } => "check that the path is right and that this user may read it".into(),
-            Error::Open { path, .. } => {
+            Error::Open { path, .. } | Error::Owner { path, .. } => {
                 format!("make it yours alone: chown $(id -u) {p} && chmod 600 {p}", p = path.display())
             }
             Error::NotAFile { .. } => "name a file".into(),
@@ -104,6 +106,9 @@ fn file(path: &Path) -> Result<Zeroizing<String>, Error> {
     }
     let (mode, owner) = (about.mode() & 0o7777, about.uid());
     let own = owner == rustix::process::geteuid().as_raw();
+    if !own && owner != 0 {
+        return Err(Error::Owner { path: path.to_owned(), owner });
+    }
     let closed = (own && mode & 0o077 == 0) || (owner == 0 && mode & 0o037 == 0);
     if !closed {
         return Err(Error::Open { path: path.to_owned(), mode, owner });
@@ -178,6 +183,11 @@ mod tests {
         assert_eq!(read(0o600).unwrap().as_str(), "s3cret ");
         for mode in [0o604, 0o660, 0o777] {
             assert!(matches!(read(mode), Err(Error::Open { .. })), "{mode:o}");
+        }
+        // Only root can give a file away.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            assert!(matches!(read(0o600), Err(Error::Owner { owner: 65534, .. })));
         }
         assert!(matches!(Source::File(folder.path().to_owned()).read(), Err(Error::NotAFile { .. })));
         assert!(matches!(Source::File(folder.path().join("none")).read(), Err(Error::Read { .. })));

@@ -65,6 +65,25 @@ pub fn unfinished(
     Ok(None)
 }
 
+/// Judges where a plan's nodes shall go, as far as that can be seen from here; writes nothing.
+pub fn check(targets: Option<&Targets>, plan: &Plan) -> Result<(), Error> {
+    check_name(plan)?;
+    let Some(targets) = targets else { return Ok(()) };
+    let (targets, _) = targets.resolve(&names(plan))?;
+    preflight::apart(&targets)?;
+    targets.iter().try_for_each(|target| preflight::target(target, &identity(plan), None).map(drop))
+}
+
+fn check_name(plan: &Plan) -> Result<(), Error> {
+    if plan.new_name == plan.cluster {
+        return Err(Error::refused(
+            format!("the new cluster may not have the source's name, {}", plan.cluster),
+            "choose another name with --as",
+        ));
+    }
+    Ok(())
+}
+
 /// Judges everything, and returns the work.
 pub(super) async fn begin<S: Store>(
     options: &RestoreOptions,
@@ -72,12 +91,7 @@ pub(super) async fn begin<S: Store>(
     plan: &Plan,
     progress: Progress,
 ) -> Result<Begun, Error> {
-    if plan.new_name == plan.cluster {
-        return Err(Error::refused(
-            format!("the new cluster may not have the source's name, {}", plan.cluster),
-            "choose another name with --as",
-        ));
-    }
+    check_name(plan)?;
     let user = OsUser::find(&options.os_user)?;
     let (targets, folder) = options.targets.resolve(&names(plan))?;
     preflight::apart(&targets)?;

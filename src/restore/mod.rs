@@ -38,7 +38,7 @@ use crate::clock;
 use crate::flow;
 use crate::ids::NodeName;
 
-pub use begin::unfinished;
+pub use begin::{check, unfinished};
 pub use error::Error;
 pub use landing::{Looked, Proof};
 pub use ledger::Stage;

@@ -10,7 +10,8 @@ use pitrus::manifest::backup::{BadPage, Foot, Head, VERSION};
 use pitrus::manifest::node::NodeDoc;
 use pitrus::manifest::topology::{CitusDatabase, CitusNode, TopologyDoc};
 use pitrus::moment::Moment;
-use pitrus::restore::plan::{self, Error, Plan, PlanOptions, Request};
+use pitrus::restore::plan::{Error, Plan, PlanOptions, Request};
+use pitrus::restore::{self, plan};
 use pitrus::seal::MasterKey;
 use pitrus::timeline::TimelineId;
 use pitrus::vault::{Access, Catalog, ObjectName, Vault, WalName};
@@ -377,6 +378,23 @@ async fn a_plan_explains_what_moved_it() {
     {
         assert!(text.contains(word), "{text}\nlacks {word:?}");
     }
+}
+
+#[tokio::test]
+async fn a_plan_looks_where_it_would_go() {
+    let stored = Stored::whole().await;
+    let mut plan = stored.plan(Request::Latest).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let into = restore::Targets::Into(folder.path().join("new"));
+    restore::check(None, &plan).unwrap();
+    restore::check(Some(&into), &plan).unwrap();
+    assert!(!folder.path().join("new").exists(), "nothing is written");
+    std::fs::create_dir_all(folder.path().join("new/worker1/base")).unwrap();
+    let said = restore::check(Some(&into), &plan).unwrap_err().to_string();
+    assert!(said.contains("worker1") && said.contains("is not empty"), "{said}");
+    plan.new_name = plan.cluster.clone();
+    let said = restore::check(None, &plan).unwrap_err().to_string();
+    assert!(said.contains("may not have the source's name"), "{said}");
 }
 
 #[tokio::test]
