@@ -11,6 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// PostgreSQL's epoch in microseconds of Unix time (`POSTGRES_EPOCH_JDATE`).
 const EPOCH_UNIX_MICROS: i64 = 946_684_800_000_000;
 
+/// How a moment in no year that a calendar prints is written, behind its microseconds: what was written is read.
+const OUTSIDE_CALENDAR: &str = " µs from 2000-01-01";
+
 /// Microseconds since 2000-01-01 00:00 UTC (`TimestampTz`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(pub i64);
@@ -52,7 +55,7 @@ impl fmt::Display for Moment {
         match self.timestamp() {
             Some(t) => f.pad(&format!("{t:.6}")),
             // Outside the years any calendar prints: from damaged input only.
-            None => write!(f, "{} µs from 2000-01-01", self.0),
+            None => write!(f, "{}{OUTSIDE_CALENDAR}", self.0),
         }
     }
 }
@@ -67,6 +70,9 @@ impl FromStr for Moment {
 
     /// Reads RFC 3339, and the form PostgreSQL prints (a space, a short zone such as `+01`).
     fn from_str(s: &str) -> Result<Self, BadMoment> {
+        if let Some(Ok(micros)) = s.strip_suffix(OUTSIDE_CALENDAR).map(str::parse) {
+            return Ok(Moment(micros));
+        }
         let parsed: jiff::Timestamp = s.trim().parse().map_err(|_| BadMoment(s.to_owned()))?;
         Ok(Moment::from_unix_micros(parsed.as_microsecond()))
     }
@@ -101,6 +107,8 @@ mod tests {
         for bad in ["2000-01-01 00:00:00", "yesterday", "", "2000-01-01"] {
             assert!(bad.parse::<Moment>().is_err(), "{bad}");
         }
-        let _ = Moment(i64::MIN).to_string() + &Moment(i64::MAX).to_string();
+        for outside in [Moment(i64::MIN), Moment(i64::MAX)] {
+            assert_eq!(outside.to_string().parse::<Moment>().unwrap(), outside);
+        }
     }
 }

@@ -250,10 +250,11 @@ impl Decoder {
             self.wanted = self.at.plus(header);
             return Ok(Found::NeedMore);
         };
-        let PageInfo { version, timeline, info, rest } = match check_page(page, self.at, self.version)? {
-            Ok(read) => read,
-            Err(why) => return Ok(Found::End(why)),
-        };
+        let PageInfo { version, timeline, info, rest } =
+            match check_page(page, self.at, header == LONG_HEADER, self.version)? {
+                Ok(read) => read,
+                Err(why) => return Ok(Found::End(why)),
+            };
         (self.version, self.timeline) = (Some(version), Some(timeline));
         let body = PAGE - header;
         let next = match u64::from(rest) {
@@ -302,10 +303,11 @@ impl Decoder {
         while pieces.left > 0 {
             let start = pieces.page;
             let Some(page) = self.page(start) else { return Ok(None) };
-            let PageInfo { info, rest, .. } = match check_page(page, start, self.version)? {
-                Ok(read) => read,
-                Err(why) => return Ok(Some(Found::End(why))),
-            };
+            let PageInfo { info, rest, .. } =
+                match check_page(page, start, self.header_bytes(start.0) == LONG_HEADER, self.version)? {
+                    Ok(read) => read,
+                    Err(why) => return Ok(Some(Found::End(why))),
+                };
             if info & IS_OVERWRITE != 0 {
                 // The server crashed before it finished this record, and began anew here.
                 (self.at, self.wanted, self.previous) = (start, start, None);
@@ -368,6 +370,7 @@ struct PageInfo {
 fn check_page(
     page: &[u8],
     at: Lsn,
+    begins_segment: bool,
     before: Option<Version>,
 ) -> Result<Result<PageInfo, &'static str>, Error> {
     let (Some(magic), Some(info), Some(timeline), Some(address), Some(rest)) =
@@ -385,7 +388,10 @@ fn check_page(
     if let Some(before) = before.filter(|&before| before != version) {
         return Err(Error::Mixed { lsn: at, before, found: version });
     }
-    if (info & IS_LONG != 0) && u32_at(page, 36).is_some_and(|block| u64::from(block) != PAGE) {
+    if (info & IS_LONG != 0) != begins_segment {
+        return Ok(Err("a page header of segments of another size"));
+    }
+    if begins_segment && u32_at(page, 36).is_some_and(|block| u64::from(block) != PAGE) {
         return Err(Error::BlockSize { lsn: at });
     }
     Ok(Ok(PageInfo { version, timeline: TimelineId(timeline), info, rest }))

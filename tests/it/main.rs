@@ -18,6 +18,7 @@ mod errors;
 mod expire;
 mod fixtures;
 mod formats;
+mod fuzz;
 mod isolation;
 mod kills;
 mod node;

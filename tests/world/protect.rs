@@ -178,12 +178,26 @@ impl Protected {
             folder,
         };
         for node in &cluster.nodes {
-            node.run(DATABASE, ROLE).await?;
-            let config = etc.join(format!("{}.toml", node.name));
-            protected.init(node, &config).await?;
-            protected.configs.push(config);
+            protected.configure(node, &etc).await?;
         }
         Ok(protected)
+    }
+
+    /// Takes in a node that joined the cluster, and starts its agent.
+    pub async fn add(&mut self, node: &Server) -> anyhow::Result<()> {
+        self.configure(node, &self.folder.path().join("etc")).await?;
+        self.nodes.push(node.name.clone());
+        self.agents.push(None);
+        self.ports.push(node.port);
+        self.start_agent(self.nodes.len() - 1)
+    }
+
+    async fn configure(&mut self, node: &Server, etc: &Path) -> anyhow::Result<()> {
+        node.run(DATABASE, ROLE).await?;
+        let config = etc.join(format!("{}.toml", node.name));
+        self.init(node, &config).await?;
+        self.configs.push(config);
+        Ok(())
     }
 
     async fn init(&self, node: &Server, config: &Path) -> anyhow::Result<Said> {
