@@ -1,7 +1,7 @@
 //! Little-endian reads that never go past the end: PostgreSQL's structures as they lie in the WAL.
 
 /// Reads forward through bytes; every read says by `None` when there is not enough.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {

@@ -73,8 +73,69 @@ pub struct Record<'a> {
     pub rmgr: u8,
     /// Whole length, header included, in bytes.
     pub length: u32,
-    pub blocks: Vec<Block<'a>>,
+    pub blocks: Blocks<'a>,
     pub main: &'a [u8],
+}
+
+/// The blocks that a record names, read where they lie each time they are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks<'a> {
+    version: Version,
+    /// All headers but that of the record's own data.
+    heads: &'a [u8],
+    /// Images and data of all blocks.
+    payload: &'a [u8],
+}
+
+impl<'a> Blocks<'a> {
+    pub fn iter(&self) -> BlockIter<'a> {
+        let Blocks { version, heads, payload } = *self;
+        BlockIter { version, heads: Bytes(heads), payload: Bytes(payload), last: None }
+    }
+
+    pub fn first(&self) -> Option<Block<'a>> {
+        self.iter().next()
+    }
+}
+
+impl<'a> IntoIterator for &Blocks<'a> {
+    type Item = Block<'a>;
+    type IntoIter = BlockIter<'a>;
+
+    fn into_iter(self) -> BlockIter<'a> {
+        self.iter()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct BlockIter<'a> {
+    version: Version,
+    heads: Bytes<'a>,
+    payload: Bytes<'a>,
+    last: Option<RelFile>,
+}
+
+impl<'a> Iterator for BlockIter<'a> {
+    type Item = Block<'a>;
+
+    fn next(&mut self) -> Option<Block<'a>> {
+        let head = loop {
+            match next_head(&mut self.heads, self.last, self.version)? {
+                Header::Block(head) => break head,
+                Header::Skipped => {}
+                Header::Main(_) => return None,
+            }
+        };
+        self.last = Some(head.file);
+        let Head { id, file, fork, number, image, data } = head;
+        let image = match image {
+            Some((len, hole_offset, hole_length, packing)) => {
+                Some(PageImage { bytes: self.payload.take(len)?, hole_offset, hole_length, packing })
+            }
+            None => None,
+        };
+        Some(Block { id, file, fork, number, image, data: self.payload.take(data)? })
+    }
 }
 
 impl Record<'_> {
@@ -94,7 +155,15 @@ pub(crate) fn checksum_is_right(record: &[u8]) -> bool {
     crc32c::crc32c_append(crc32c::crc32c(body), head) == stored
 }
 
-/// A block header on its way to its data.
+/// One of the headers with which a record's body begins.
+enum Header {
+    Block(Head),
+    /// The length of the record's own data; always the last header.
+    Main(usize),
+    /// The origin of a replicated change, the top transaction.
+    Skipped,
+}
+
 struct Head {
     id: u8,
     file: RelFile,
@@ -106,44 +175,28 @@ struct Head {
 
 /// Reads a whole record, checksum already verified. `None` when its parts do not add up.
 pub(crate) fn parse(record: &[u8], lsn: Lsn, end: Lsn, version: Version) -> Option<Record<'_>> {
-    let mut rest = Bytes(record.get(HEADER_BYTES..)?);
-    let (mut heads, mut payload, mut main) = (Vec::new(), 0usize, 0usize);
+    let body = record.get(HEADER_BYTES..)?;
+    let mut rest = Bytes(body);
+    let (mut of_blocks, mut main, mut heads) = (0usize, 0usize, body.len());
     let mut last: Option<RelFile> = None;
-    while rest.0.len() > payload {
-        match rest.u8()? {
-            255 => {
-                main = usize::from(rest.u8()?);
-                payload += main;
+    while rest.0.len() > of_blocks {
+        heads = body.len() - rest.0.len();
+        match next_head(&mut rest, last, version)? {
+            Header::Main(len) => {
+                main = len;
                 break;
             }
-            254 => {
-                main = rest.u32()? as usize;
-                payload = payload.checked_add(main)?;
-                break;
-            }
-            253 => drop(rest.u16()?),
-            252 => drop(rest.u32()?),
-            id if usize::from(id) < BLOCKS_MAX => {
-                let head = block_head(&mut rest, id, last, version)?;
+            Header::Skipped => {}
+            Header::Block(head) => {
                 last = Some(head.file);
-                payload += head.data + head.image.map_or(0, |(len, ..)| len);
-                heads.push(head);
+                of_blocks += head.data + head.image.map_or(0, |(len, ..)| len);
             }
-            _ => return None,
         }
+        heads = body.len() - rest.0.len();
     }
-    if rest.0.len() != payload {
+    let payload = rest.take(of_blocks)?;
+    if rest.0.len() != main {
         return None;
-    }
-    let mut blocks = Vec::with_capacity(heads.len());
-    for Head { id, file, fork, number, image, data } in heads {
-        let image = match image {
-            Some((len, hole_offset, hole_length, packing)) => {
-                Some(PageImage { bytes: rest.take(len)?, hole_offset, hole_length, packing })
-            }
-            None => None,
-        };
-        blocks.push(Block { id, file, fork, number, image, data: rest.take(data)? });
     }
     Some(Record {
         version,
@@ -154,8 +207,25 @@ pub(crate) fn parse(record: &[u8], lsn: Lsn, end: Lsn, version: Version) -> Opti
         info: *record.get(16)?,
         rmgr: *record.get(17)?,
         length: u32_at(record, 0)?,
-        blocks,
-        main: rest.take(main)?,
+        blocks: Blocks { version, heads: body.get(..heads)?, payload },
+        main: rest.0,
+    })
+}
+
+fn next_head(rest: &mut Bytes<'_>, last: Option<RelFile>, version: Version) -> Option<Header> {
+    Some(match rest.u8()? {
+        255 => Header::Main(usize::from(rest.u8()?)),
+        254 => Header::Main(rest.u32()? as usize),
+        253 => {
+            rest.u16()?;
+            Header::Skipped
+        }
+        252 => {
+            rest.u32()?;
+            Header::Skipped
+        }
+        id if usize::from(id) < BLOCKS_MAX => Header::Block(block_head(rest, id, last, version)?),
+        _ => return None,
     })
 }
 

@@ -321,7 +321,7 @@ fn decisions_are_found_in_every_form() {
             if record.rmgr != rmgr::HEAP || decision::inserted(&record).is_none() {
                 continue;
             }
-            match record.blocks[0].image {
+            match record.blocks.first().unwrap().image {
                 Some(image) => *images.entry(image.packing).or_default() += 1,
                 None => plain += 1,
             }
