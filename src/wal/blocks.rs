@@ -26,7 +26,7 @@ struct Fork {
 
 impl Fork {
     fn insert(&mut self, block: u32) {
-        const SPARE: usize = 1024;
+        const SPARE: usize = 8192;
         if self.blocks.last() == Some(&block) {
             return;
         }
@@ -65,10 +65,10 @@ pub(super) struct Changed {
 
 impl Changed {
     pub(super) fn take(&mut self, record: &Record<'_>) {
-        for block in &record.blocks {
+        for (file, fork, number) in record.blocks.names() {
             // FSM changes are not logged: its fork is always copied whole.
-            if block.fork != FSM {
-                self.fork(block.file, block.fork).insert(block.number);
+            if fork != FSM {
+                self.fork(file, fork).insert(number);
             }
         }
         match record.rmgr {

@@ -72,8 +72,7 @@ struct Collector {
 
 impl Collector {
     fn take(&mut self, record: &Record<'_>, finished: &mut Vec<WalIndex>) -> Result<(), Error> {
-        let segment = record.lsn.segment_start(self.segment_bytes);
-        while self.index.start < segment {
+        while self.index.start.plus(u64::from(self.segment_bytes)) <= record.lsn {
             finished.push(self.finish());
         }
         self.changed.take(record);

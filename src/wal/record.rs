@@ -93,6 +93,12 @@ impl<'a> Blocks<'a> {
         BlockIter { version, heads: Bytes(heads), payload: Bytes(payload), last: None }
     }
 
+    /// Returns relation, fork and number of each, without looking at what is in the record of it.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (RelFile, u8, u32)> + 'a {
+        let mut all = self.iter();
+        std::iter::from_fn(move || all.head().map(|head| (head.file, head.fork, head.number)))
+    }
+
     pub fn first(&self) -> Option<Block<'a>> {
         self.iter().next()
     }
@@ -115,19 +121,27 @@ pub struct BlockIter<'a> {
     last: Option<RelFile>,
 }
 
+impl BlockIter<'_> {
+    #[inline(always)]
+    fn head(&mut self) -> Option<Head> {
+        loop {
+            match next_head(&mut self.heads, self.last, self.version)? {
+                Header::Block(head) => {
+                    self.last = Some(head.file);
+                    return Some(head);
+                }
+                Header::Skipped => {}
+                Header::Main(_) => return None,
+            }
+        }
+    }
+}
+
 impl<'a> Iterator for BlockIter<'a> {
     type Item = Block<'a>;
 
     fn next(&mut self) -> Option<Block<'a>> {
-        let head = loop {
-            match next_head(&mut self.heads, self.last, self.version)? {
-                Header::Block(head) => break head,
-                Header::Skipped => {}
-                Header::Main(_) => return None,
-            }
-        };
-        self.last = Some(head.file);
-        let Head { id, file, fork, number, image, data } = head;
+        let Head { id, file, fork, number, image, data } = self.head()?;
         let image = match image {
             Some((len, hole_offset, hole_length, packing)) => {
                 Some(PageImage { bytes: self.payload.take(len)?, hole_offset, hole_length, packing })
@@ -212,6 +226,7 @@ pub(crate) fn parse(record: &[u8], lsn: Lsn, end: Lsn, version: Version) -> Opti
     })
 }
 
+#[inline(always)]
 fn next_head(rest: &mut Bytes<'_>, last: Option<RelFile>, version: Version) -> Option<Header> {
     Some(match rest.u8()? {
         255 => Header::Main(usize::from(rest.u8()?)),
@@ -229,6 +244,7 @@ fn next_head(rest: &mut Bytes<'_>, last: Option<RelFile>, version: Version) -> O
     })
 }
 
+#[inline(always)]
 fn block_head(rest: &mut Bytes<'_>, id: u8, last: Option<RelFile>, version: Version) -> Option<Head> {
     const HAS_IMAGE: u8 = 0x10;
     const SAME_RELATION: u8 = 0x80;

@@ -67,6 +67,13 @@ fn programs_in(bin: PathBuf) -> Option<Programs> {
     Some(Programs { version, bin })
 }
 
+/// Returns the version of the servers in [`bin_dir`], as `server_version_num` of its first release.
+pub fn version_num() -> Result<u32, String> {
+    let bin = bin_dir()?;
+    let programs = programs_in(bin.clone()).ok_or_else(|| format!("no known version: {}", bin.display()))?;
+    Ok(programs.version.major() * 10_000)
+}
+
 /// Returns whether servers can run here, and prints why where they cannot: `skipped: …`.
 pub fn can_run(test: &str) -> bool {
     match bin_dir() {

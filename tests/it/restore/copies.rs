@@ -79,7 +79,7 @@ impl Copy {
             node: self.node.clone(),
             group: None,
             system_identifier: "1".into(),
-            postgres_version: 150_000,
+            postgres_version: world::version_num().unwrap(),
             segment_bytes: 1 << 24,
             timeline: TimelineId(1),
             start_lsn: Lsn(0),

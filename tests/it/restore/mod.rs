@@ -163,7 +163,7 @@ fn node_plan(
         node: NODES[n].parse().unwrap(),
         group: Some(GroupId(n as i32)),
         system_identifier: "1".into(),
-        postgres_version: 150_000,
+        postgres_version: world::version_num().unwrap(),
         segment_bytes: SEGMENT,
         backup: "b1".parse().unwrap(),
         backup_start: Lsn(0),
