@@ -30,7 +30,7 @@ const WORTH_KEEPING: f64 = 0.5;
 /// Indexes that are read at once.
 const INDEXES_AT_ONCE: usize = 16;
 /// How often an index that must come is looked for, and after what time.
-const TRIES: u32 = 40;
+const TRIES: u32 = 240;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// An older backup, and what was changed since it began.
