@@ -3,8 +3,9 @@
 use super::find::{self, Wanted};
 use super::log::Log;
 use super::request::Request;
-use super::settle::{Seen, settle};
+use super::settle::{NODES_AT_ONCE, Seen, settle};
 use crate::cut::{self, Ended, Known, Side};
+use crate::flow;
 use crate::lsn::Lsn;
 use crate::moment::Moment;
 
@@ -65,14 +66,9 @@ pub(crate) async fn aim<N: Aimed>(nodes: &mut [N], request: &Request) -> Result<
 }
 
 async fn starts_at<N: Aimed>(nodes: &mut [N], time: Moment) -> Result<Starts, N::Error> {
-    let mut starts = Vec::new();
-    for node in nodes {
-        match node.start_at(time).await? {
-            Ok(start) => starts.push(start),
-            Err(why) => return Ok(Err(Unaimed::Outside(why))),
-        }
-    }
-    Ok(Ok(starts))
+    let nodes = nodes.iter_mut().collect();
+    let starts = flow::try_map(nodes, NODES_AT_ONCE, |node: &mut N| node.start_at(time)).await?;
+    Ok(starts.into_iter().collect::<Result<_, _>>().map_err(Unaimed::Outside))
 }
 
 async fn at_point<N: Aimed>(nodes: &mut [N], name: &str) -> Result<Starts, N::Error> {
@@ -122,9 +118,8 @@ async fn at_position<N: Aimed>(nodes: &mut [N], at: usize, lsn: Lsn) -> Result<S
 }
 
 async fn all_about<N: Aimed>(nodes: &mut [N], time: Moment) -> Result<Starts, N::Error> {
-    for node in nodes.iter_mut() {
-        node.about(time).await?;
-    }
+    let each = nodes.iter_mut().collect();
+    flow::try_map(each, NODES_AT_ONCE, |node: &mut N| node.about(time)).await?;
     starts_at(nodes, time).await
 }
 

@@ -16,5 +16,5 @@ mod view;
 pub(crate) use aim::{Aimed, Unaimed, aim};
 pub(crate) use log::{Log, Told, shift};
 pub use request::Request;
-pub(crate) use settle::{Seen, settle};
+pub(crate) use settle::{NODES_AT_ONCE, Seen, settle};
 pub(crate) use view::View;

@@ -1,8 +1,12 @@
 //! The cut of several nodes, with more of their WAL until it is certain.
 
 use crate::cut::{self, Cut, NodeHistory, Side, Want};
+use crate::flow;
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
+
+/// Nodes whose WAL is read side by side.
+pub(crate) const NODES_AT_ONCE: usize = 8;
 
 /// A node whose WAL is looked at.
 pub(crate) trait Seen {
@@ -27,10 +31,10 @@ pub(crate) async fn settle<N: Seen>(
     is_onward: bool,
 ) -> Result<Settled, N::Error> {
     loop {
-        let mut histories = Vec::new();
-        for (node, start) in nodes.iter_mut().zip(starts) {
-            histories.push(node.history(*start).await?);
-        }
+        let looked = nodes.iter_mut().zip(starts).collect();
+        let looked =
+            flow::try_map(looked, NODES_AT_ONCE, |(node, start): (&mut N, &Lsn)| node.history(*start));
+        let histories = looked.await?;
         let found = if is_onward {
             cut::first_consistent_at_or_after(&histories, starts)
         } else {

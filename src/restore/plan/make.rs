@@ -15,8 +15,9 @@ use super::line::Line;
 use super::node::Node;
 use super::{Error, VERSION};
 use crate::clock;
-use crate::cut::look::{Unaimed, aim, settle};
+use crate::cut::look::{NODES_AT_ONCE, Unaimed, aim, settle};
 use crate::cut::{self, Cut, Explanation, Known, NodeHistory, Request, Side, Torn};
+use crate::flow;
 use crate::ids::{ClusterName, NodeName};
 use crate::lsn::Lsn;
 use crate::manifest::topology::TopologyDoc;
@@ -80,12 +81,14 @@ pub async fn make(vault: &Vault, catalog: &Catalog, options: &PlanOptions) -> Re
     let window = window::of(vault, catalog).await?;
     let mut maker = Maker { options, window, nodes: Vec::new(), notes: Vec::new() };
     let (chosen, topology) = choose::nodes(catalog, &options.request, &mut maker.notes)?;
-    for (name, node) in chosen {
+    let clocks =
+        flow::map(chosen.clone(), NODES_AT_ONCE, |(name, node)| clock_of(vault, options, name, node));
+    for ((name, node), (clock, notes)) in chosen.into_iter().zip(clocks.await) {
         let line = Line::new(vault, name, node)
             .ok_or_else(|| maker.outside(format!("node {name} has no WAL archived")))?;
         let pretended = options.pretended.get(name).copied().unwrap_or(0);
-        let clock = maker.clock(vault, name, node).await;
         maker.nodes.push(Node::new(line, pretended, clock));
+        maker.notes.extend(notes);
     }
     let starts = maker.starts().await?;
     let (histories, cut) = maker.settle_on(&starts).await?;
@@ -94,6 +97,26 @@ pub async fn make(vault: &Vault, catalog: &Catalog, options: &PlanOptions) -> Re
     let explanation = maker.explained(&histories, &starts)?;
     let plan = maker.plan(vault.cluster(), topology.cloned(), cut, torn).await?;
     Ok(Plan { explanation, ..plan })
+}
+
+/// Finds out how far a node's clock was ahead at the time asked for, and what should be known of that.
+async fn clock_of(
+    vault: &Vault,
+    options: &PlanOptions,
+    name: &NodeName,
+    node: &NodeCatalog,
+) -> (NodeClock, Vec<String>) {
+    let mut notes = Vec::new();
+    let near = match &options.request {
+        Request::BeforeTransaction { near, .. } => *near,
+        request => request.time(),
+    };
+    let clock = match (options.clocks.get(name), near) {
+        (Some(ahead), _) => NodeClock::given(*ahead),
+        (None, Some(time)) => NodeClock::sampled(vault, name, node, time, &mut notes).await,
+        (None, None) => NodeClock::taken_as_right(ClockSource::NotNeeded),
+    };
+    (clock, notes)
 }
 
 struct Maker<'a> {
@@ -117,20 +140,6 @@ impl<'a> Maker<'a> {
             window.push_str(&format!(", but for gaps in the WAL of {}", broken.join(", ")));
         }
         Error::Outside { asked: self.options.request.to_string(), why, window }
-    }
-
-    /// Finds out how far a node's clock was ahead at the time asked for.
-    async fn clock(&mut self, vault: &Vault, name: &NodeName, node: &NodeCatalog) -> NodeClock {
-        match (&self.options.request, self.options.clocks.get(name)) {
-            (_, Some(ahead)) => NodeClock::given(*ahead),
-            (Request::Time(time) | Request::AtOrAfter(time), None) => {
-                NodeClock::sampled(vault, name, node, *time, &mut self.notes).await
-            }
-            (Request::BeforeTransaction { near: Some(time), .. }, None) => {
-                NodeClock::sampled(vault, name, node, *time, &mut self.notes).await
-            }
-            _ => NodeClock::taken_as_right(ClockSource::NotNeeded),
-        }
     }
 
     /// Finds the position that the request names on each node.
@@ -160,9 +169,10 @@ impl<'a> Maker<'a> {
 
     /// Refuses a time after everything that is archived, and tells of nodes whose archive ends before it.
     async fn within_archive(&mut self, time: Moment) -> Result<(), Error> {
+        let nodes = self.nodes.iter_mut().collect();
+        let ends = flow::try_map(nodes, NODES_AT_ONCE, |node: &mut Node| node.newest_time()).await?;
         let mut newest = None;
-        for node in &mut self.nodes {
-            let here = node.newest_time().await?;
+        for (node, here) in self.nodes.iter().zip(ends) {
             if let Some(here) = here.filter(|here| time.micros_since(*here) > SILENT_MICROS) {
                 self.notes.push(format!(
                     "the archive of {} ends at {here}: if its agent did not run after that, what was committed there since is missing",
@@ -207,10 +217,10 @@ impl<'a> Maker<'a> {
     /// Returns what `recovery_target_time` on every node would have torn: each by its own clock.
     async fn torn_by_time(&mut self, histories: &[NodeHistory]) -> Result<Vec<Torn>, Error> {
         let Some(time) = self.options.request.time() else { return Ok(Vec::new()) };
-        let mut stops = Vec::new();
-        for (node, history) in self.nodes.iter_mut().zip(histories) {
-            stops.push(node.naive_stop(time).await?.max(history.earliest));
-        }
+        let nodes = self.nodes.iter_mut().collect();
+        let stops = flow::try_map(nodes, NODES_AT_ONCE, |node: &mut Node| node.naive_stop(time));
+        let stops: Vec<Lsn> =
+            stops.await?.into_iter().zip(histories).map(|(stop, known)| stop.max(known.earliest)).collect();
         Known::new(histories).and_then(|known| known.torn(&stops)).map_err(Error::Cut)
     }
 
@@ -227,10 +237,10 @@ impl<'a> Maker<'a> {
         torn_by_time: Vec<Torn>,
     ) -> Result<Plan, Error> {
         let asked = self.options.request.time();
-        let mut nodes = Vec::new();
-        for (node, stop) in self.nodes.iter_mut().zip(&cut.stop) {
-            nodes.push(node.plan(*stop, asked).await?);
-        }
+        let nodes = self.nodes.iter_mut().zip(&cut.stop).collect();
+        let nodes =
+            flow::try_map(nodes, NODES_AT_ONCE, |(node, stop): (&mut Node, &Lsn)| node.plan(*stop, asked));
+        let nodes = nodes.await?;
         let newest = nodes.iter().filter_map(|node| Some(node.last_included.as_ref()?.time)).max();
         for want in &cut.wants {
             let side = if want.side == Side::Earlier { "before" } else { "after" };
