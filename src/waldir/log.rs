@@ -238,6 +238,10 @@ impl Log for WalDir {
         Ok(())
     }
 
+    async fn all_events_of(&mut self, number: u64, see: &mut dyn FnMut(&Event)) -> Result<(), Error> {
+        self.events_of(number, see).await
+    }
+
     async fn later(
         &mut self,
         number: u64,

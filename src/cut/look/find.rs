@@ -83,17 +83,19 @@ pub(crate) async fn prepared<L: Log>(
         if found.is_empty() {
             tell(last - number, number, wanted.text());
         }
-        let newest = found.iter().max().copied();
-        if let Some((newest, its)) = newest.zip(log.times(number).await?)
-            && newest.micros_since(its.max) > AGAIN_MICROS
-        {
-            break;
-        }
-        log.events_of(number, &mut |event: &Event| match &event.what {
-            What::Prepare { gid, time, .. } if wanted.is(gid) => found.push(*time),
-            _ => {}
+        let mut newest_here = None::<Moment>;
+        log.events_of(number, &mut |event: &Event| {
+            newest_here = newest_here.max(event.what.time());
+            match &event.what {
+                What::Prepare { gid, time, .. } if wanted.is(gid) => found.push(*time),
+                _ => {}
+            }
         })
         .await?;
+        let newest = found.iter().max().copied().zip(newest_here);
+        if newest.is_some_and(|(found, here)| found.micros_since(here) > AGAIN_MICROS) {
+            break;
+        }
     }
     Ok(found)
 }
@@ -118,7 +120,7 @@ pub(crate) async fn time_before<L: Log>(log: &mut L, lsn: Lsn) -> Result<Option<
     let at = log.number_of(lsn).clamp(first, last);
     let mut newest = None::<Moment>;
     for number in (first..=at).rev() {
-        log.events_of(number, &mut |event: &Event| {
+        log.all_events_of(number, &mut |event: &Event| {
             newest = newest.max(event.what.time().filter(|_| event.lsn < lsn));
         })
         .await?;
@@ -127,4 +129,26 @@ pub(crate) async fn time_before<L: Log>(log: &mut L, lsn: Lsn) -> Result<Option<
         }
     }
     Ok(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_means_all_parts_of_its_transaction() {
+        for text in ["citus_0_4711_29", "citus_0_4711_29_3", "citus_0_4711_29_0"] {
+            assert!(Wanted::new(text).is("citus_0_4711_29_8"), "{text}");
+            assert!(!Wanted::new(text).is("citus_0_4711_290_8"), "{text}");
+        }
+        assert!(Wanted::new("order 7").is("order 7") && !Wanted::new("order 7").is("order 77"));
+    }
+
+    #[test]
+    fn names_that_repeat_are_told_apart_by_time() {
+        let second = |at: i64| Moment(at * 1_000_000);
+        let prepared = [900, 0, 1, 59, 901].map(second).to_vec();
+        assert_eq!(uses(prepared), [second(0), second(900)]);
+        assert_eq!(uses(Vec::new()), []);
+    }
 }

@@ -37,6 +37,9 @@ pub(crate) trait Log {
     /// Shows the events of one segment, in order; ordinary commits may be missing. Keeps nothing.
     async fn events_of(&mut self, number: u64, see: &mut dyn FnMut(&Event)) -> Result<(), Self::Error>;
 
+    /// Shows the events of one segment, in order and without exception.
+    async fn all_events_of(&mut self, number: u64, see: &mut dyn FnMut(&Event)) -> Result<(), Self::Error>;
+
     /// Returns where the first record of a segment begins that is later than `time`, of those that count.
     async fn later(
         &mut self,

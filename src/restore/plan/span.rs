@@ -59,6 +59,11 @@ impl Log for Span<'_> {
         Ok(())
     }
 
+    async fn all_events_of(&mut self, number: u64, see: &mut dyn FnMut(&Event)) -> Result<(), Error> {
+        self.events(number).await?.0.iter().for_each(see);
+        Ok(())
+    }
+
     async fn later(
         &mut self,
         number: u64,
