@@ -26,7 +26,7 @@ pub fn objects(input: &[u8]) {
         4 => drop(read::<CloneMark>(bytes)),
         5 => drop(read::<ClockDoc>(bytes)),
         6 => {
-            if let Some(plan) = manifest::from_bytes::<Plan>(bytes).ok() {
+            if let Ok(plan) = manifest::from_bytes::<Plan>(bytes) {
                 let _ = plan.to_string();
             }
         }

@@ -21,6 +21,7 @@ mod formats;
 mod fuzz;
 mod isolation;
 mod kills;
+mod moments;
 mod node;
 mod plan;
 mod recorded;
