@@ -30,8 +30,8 @@ impl Recorded {
     pub(super) fn pick(&self, number: usize) -> (Moment, &[String]) {
         let lengths = self.spans.map(|(from, to)| to.0 - from.0);
         let dice = u64::from_le_bytes(clock::random::<8>());
-        // Of two moments in a row one is on either side, so that few show both.
-        let side = number % 2;
+        // Few moments show both sides, and with each error of a clock.
+        let side = (number + number / 4) % 2;
         let (from, _) = self.spans[side];
         let into = dice % u64::try_from(lengths[side]).unwrap_or(1).max(1);
         let moment = from.plus_micros(i64::try_from(into).unwrap_or(0));
