@@ -11,8 +11,8 @@ use crate::wal::Version;
 pub mod sqlstate {
     /// The server's answer where a WAL segment has already been removed.
     pub const UNDEFINED_FILE: &str = "58P01";
-    /// The server's answer to a command that it does not know.
-    pub const SYNTAX_ERROR: &str = "42601";
+    /// The answer of a physical replication connection to what it takes for SQL.
+    pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
     pub const DUPLICATE_OBJECT: &str = "42710";
     /// A slot that another connection holds, perhaps our own of a moment ago.
     pub const OBJECT_IN_USE: &str = "55006";

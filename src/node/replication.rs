@@ -114,8 +114,8 @@ impl Replication {
     pub async fn read_slot(&mut self, name: &str) -> Result<Option<SlotPosition>, Error> {
         let command = format!("READ_REPLICATION_SLOT {}", quoted(name));
         let rows = match self.wire.command(READING_SLOT, &command).await {
-            // 14 does not know the command.
-            Err(error) if error.sqlstate() == Some(sqlstate::SYNTAX_ERROR) => {
+            // 14 does not know the command, and takes it for SQL.
+            Err(error) if error.sqlstate() == Some(sqlstate::FEATURE_NOT_SUPPORTED) => {
                 slot_by_sql(&self.options, name).await?
             }
             rows => rows?,

@@ -20,8 +20,11 @@ use crate::world::{self, Folder, Server, ServerOptions};
 
 /// What `docs/least-privilege.md` asks for, and nothing more.
 const ROLE: &str = "create role pitrus login replication;
-    grant execute on function pg_catalog.pg_backup_start(text, boolean) to pitrus;
-    grant execute on function pg_catalog.pg_backup_stop(boolean) to pitrus;
+    do $$ declare of_backups regprocedure; begin
+        for of_backups in select oid from pg_proc where pronamespace = 'pg_catalog'::regnamespace
+            and proname in ('pg_backup_start', 'pg_backup_stop', 'pg_start_backup', 'pg_stop_backup')
+        loop execute format('grant execute on function %s to pitrus', of_backups); end loop;
+    end $$;
     grant pg_read_all_settings to pitrus;";
 
 pub(super) struct Site {
