@@ -101,7 +101,7 @@ impl Replication {
 
     /// Creates a physical slot that keeps WAL from now on.
     pub async fn create_physical_slot(&mut self, name: &str) -> Result<(), Error> {
-        let command = format!("CREATE_REPLICATION_SLOT {} PHYSICAL (RESERVE_WAL)", quoted(name));
+        let command = format!("CREATE_REPLICATION_SLOT {} PHYSICAL RESERVE_WAL", quoted(name));
         self.wire.command("create the replication slot", &command).await.map(drop)
     }
 
