@@ -186,6 +186,18 @@ impl Listing {
         self.held.get(&number).map(|timeline| self.path(Segment { timeline: *timeline, number }))
     }
 
+    /// Returns whether the newest segment that both hold, of one timeline, has the same bytes in both.
+    pub(super) fn ends_like(&self, other: &Listing) -> Result<bool, Error> {
+        let mut both =
+            self.held.iter().rev().filter(|(number, timeline)| other.held.get(number) == Some(timeline));
+        let Some((number, _)) = both.next() else { return Ok(false) };
+        let read = |listing: &Listing| {
+            let Some(path) = listing.path_of(*number) else { return Ok(Vec::new()) };
+            std::fs::read(&path).map_err(|source| Error::Read { path, source })
+        };
+        Ok(read(self)? == read(other)?)
+    }
+
     fn path(&self, segment: Segment) -> PathBuf {
         self.folder.join(segment.file_name(self.segment_bytes))
     }

@@ -86,6 +86,12 @@ impl WalDir {
         self.listing.system
     }
 
+    /// Returns whether both directories hold the WAL of one server. Servers of which one began as a copy of the
+    /// other have the same system identifier, but not the same newest segment.
+    pub(crate) fn is_of_one_server(&self, other: &WalDir) -> Result<bool, Error> {
+        Ok(self.system() == other.system() && self.listing.ends_like(&other.listing)?)
+    }
+
     /// Returns what was found about the files.
     pub(crate) fn notes(&self) -> &[String] {
         &self.listing.notes

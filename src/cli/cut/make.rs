@@ -71,7 +71,10 @@ fn nodes(args: &args::Cut) -> Result<Vec<Node>, Error> {
         }
         let named = group.to_string();
         let dir = WalDir::open(path)?.pretending(pretended.get(named.as_str()).copied().unwrap_or(0));
-        if let Some(other) = nodes.iter().find(|node| node.dir.system() == dir.system()) {
+        for other in &nodes {
+            if !other.dir.is_of_one_server(&dir)? {
+                continue;
+            }
             let what = format!(
                 "nodes {} and {group} have WAL of one server (system identifier {}), in {} and {}",
                 other.group,
