@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -344,7 +343,7 @@ impl ObjectStore for Store {
         });
         let Some(made) = made else { return self.real.get_opts(at, options).await };
         let once = InMemory::new();
-        once.put(at, PutPayload::from(Bytes::from(made))).await?;
+        once.put(at, PutPayload::from(made)).await?;
         once.get_opts(at, options).await
     }
 
