@@ -124,7 +124,8 @@ impl Ties {
     }
 
     /// Parts that ended before this one began were decided before it, and those that began after it ended,
-    /// after it. Where there is neither, nothing speaks for the pair.
+    /// after it. Where there is neither, nothing speaks for the pair. Nothing does either while the part is open
+    /// and its node's known WAL may end before the decision: the gid may have been prepared once more since.
     fn fit(&self, found: &Found, part: usize, decision: usize) -> bool {
         let (part, decided) = (&found.parts[part], found.decisions[decision].spot);
         let Some(pairs) = self.pairs.get(&(part.node, decided.node)) else { return false };
@@ -135,7 +136,11 @@ impl Ties {
         let later = part.committed().and_then(|end| {
             pairs.begun.get(pairs.begun.partition_point(|(begin, _)| *begin <= end.spot.lsn))
         });
+        let begin = part.prepare.map(|begin| begin.lsn);
+        let is_known_to_decision =
+            || pairs.begun.last().is_some_and(|(at, decision)| Some(*at) > begin && *decision > decided.lsn);
         (earlier.is_some() || later.is_some())
+            && (part.committed().is_some() || is_known_to_decision())
             && earlier.is_none_or(|(_, lsn)| *lsn < decided.lsn)
             && later.is_none_or(|(_, lsn)| *lsn > decided.lsn)
     }
