@@ -46,11 +46,18 @@ fn close(instance: &Instance, needs: &Needs) -> Result<(), Error> {
 async fn check(server: &Server, needs: &Needs) -> Result<Checked, Error> {
     let instance = server.instance();
     let client = server.connect("template1").await?;
-    let query = "select datname::text,
-                        datcollversion is distinct from pg_database_collation_actual_version(oid)
-                        and datcollversion is not null
-                 from pg_database where datallowconn order by 1";
-    let rows = client.query(query, &[]).await.map_err(Error::sql(&instance.node, "list databases"))?;
+    let failed = |error| Error::sql(&instance.node, "list databases")(error);
+    let version = "select current_setting('server_version_num')::int4";
+    let version: i32 = client.query_one(version, &[]).await.map_err(failed)?.get(0);
+    // Before 15 the versions of databases' collations are not known.
+    let is_stale = match version {
+        150_000.. => {
+            "datcollversion is distinct from pg_database_collation_actual_version(oid) and datcollversion is not null"
+        }
+        _ => "false",
+    };
+    let query = format!("select datname::text, {is_stale} from pg_database where datallowconn order by 1");
+    let rows = client.query(&query, &[]).await.map_err(failed)?;
     let mut checked = Checked::default();
     for row in &rows {
         let database: String = row.get(0);
