@@ -1,6 +1,5 @@
 //! Base backups: the first as soon as the WAL is archived, then by the schedule.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,6 @@ use crate::clock;
 use crate::ids::BackupId;
 use crate::moment::Moment;
 use crate::retry::Backoff;
-use crate::vault::ObjectName;
 
 const FIRST_WAIT: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(30 * 60);
@@ -106,17 +104,7 @@ async fn wait_until(due: Option<Moment>) {
 
 /// Returns the newest finished backup of this node, and when it began.
 async fn newest(post: &Post) -> Result<Option<(BackupId, Moment)>, Error> {
-    let listing = post.vault.list(&format!("nodes/{}/backups", post.node)).await?;
-    let names = listing.objects.iter().filter_map(|object| ObjectName::parse(&post.cluster, &object.name));
-    let (mut finished, mut gone) = (BTreeSet::new(), BTreeSet::new());
-    for name in names {
-        match name {
-            ObjectName::Manifest { backup, .. } => finished.insert(backup),
-            ObjectName::Gone { backup, .. } => gone.insert(backup),
-            _ => false,
-        };
-    }
-    let Some(newest) = finished.difference(&gone).last() else { return Ok(None) };
-    let ends = post.vault.backup_ends(&post.node, newest).await?;
-    Ok(Some((newest.clone(), ends.head.started_at)))
+    let Some(newest) = post.vault.newest_backup(&post.node).await? else { return Ok(None) };
+    let ends = post.vault.backup_ends(&post.node, &newest).await?;
+    Ok(Some((newest, ends.head.started_at)))
 }

@@ -6,7 +6,7 @@
 //! Invariant: where anything is missing or in doubt there is no [`Prior`], or the file is read whole.
 //! Memory: 40 bytes for each extent, some for each file, about a bit for each changed block.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -104,8 +104,7 @@ impl Search<'_> {
 
     async fn search(&self) -> Result<Prior, No> {
         let node = &self.head.node;
-        let listing = self.vault.list(&format!("nodes/{node}/backups")).await?;
-        let newest = newest(self.vault, listing.objects.iter().map(|o| o.name.as_str()));
+        let newest = self.vault.newest_backup(node).await?;
         let newest = newest.ok_or_else(|| No::Because("there is no backup yet".to_owned()))?;
         let mut prior = self.read(&newest).await?;
         let packs = self.vault.list(&format!("nodes/{node}/packs")).await?;
@@ -229,19 +228,6 @@ impl From<vault::Error> for No {
     fn from(error: vault::Error) -> Self {
         No::Failed(error)
     }
-}
-
-/// Returns the newest backup among the names of objects.
-fn newest<'n>(vault: &Vault, names: impl Iterator<Item = &'n str>) -> Option<BackupId> {
-    let (mut finished, mut gone) = (BTreeSet::new(), BTreeSet::new());
-    for name in names.filter_map(|name| ObjectName::parse(vault.cluster(), name)) {
-        match name {
-            ObjectName::Manifest { backup, .. } => finished.insert(backup),
-            ObjectName::Gone { backup, .. } => gone.insert(backup),
-            _ => false,
-        };
-    }
-    finished.into_iter().rev().find(|backup| !gone.contains(backup))
 }
 
 impl Prior {

@@ -1,5 +1,7 @@
 //! Manifests of backups: sealed block by block, and read by their ends alone where that is enough.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use object_store::GetRange;
 
@@ -27,6 +29,20 @@ impl Vault {
         };
         manifest.seal_full()?;
         Ok(manifest)
+    }
+
+    /// Returns the newest finished backup of a node, by the names of objects alone.
+    pub async fn newest_backup(&self, node: &NodeName) -> Result<Option<BackupId>, Error> {
+        let listing = self.list(&format!("nodes/{node}/backups")).await?;
+        let (mut finished, mut gone) = (BTreeSet::new(), BTreeSet::new());
+        for name in listing.objects.iter().filter_map(|o| ObjectName::parse(self.cluster(), &o.name)) {
+            match name {
+                ObjectName::Manifest { backup, .. } => finished.insert(backup),
+                ObjectName::Gone { backup, .. } => gone.insert(backup),
+                _ => false,
+            };
+        }
+        Ok(finished.into_iter().rev().find(|backup| !gone.contains(backup)))
     }
 
     /// Reads a manifest's head and foot, without its list of files.

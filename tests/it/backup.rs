@@ -63,10 +63,7 @@ async fn a_backup_under_load_becomes_a_server() {
     restored.run("bench", check).await.unwrap();
     restored.run("bench", "rollback prepared 'held'").await.unwrap();
     restored.stop(Stop::Fast).unwrap();
-    let checksums = world::bin_dir().unwrap().join("pg_checksums");
-    let checked = site.folder.command(&checksums).arg("--check").arg("-D").arg(&restored.data).output();
-    let checked = checked.unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    site.checksums_are_right(&restored);
     site.end().await;
 }
 

@@ -147,10 +147,7 @@ async fn whatever_happens_to_relations_an_incremental_backup_restores() {
     assert_eq!(restored.value("bench", state).await.unwrap(), held);
     restored.run("bench", check).await.unwrap();
     restored.stop(Stop::Fast).unwrap();
-    let checksums = world::bin_dir().unwrap().join("pg_checksums");
-    let checked = site.folder.command(&checksums).arg("--check").arg("-D").arg(&restored.data).output();
-    let checked = checked.unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    site.checksums_are_right(&restored);
     site.end().await;
 }
 

@@ -115,6 +115,14 @@ impl Site {
          select verify_heapam(oid) from pg_class where relkind in ('r', 't') and relpersistence = 'p'"
     }
 
+    /// Reads every page of a stopped server.
+    pub(super) fn checksums_are_right(&self, stopped: &Server) {
+        let checksums = world::bin_dir().unwrap().join("pg_checksums");
+        let checked = self.folder.command(&checksums).arg("--check").arg("-D").arg(&stopped.data).output();
+        let checked = checked.unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    }
+
     /// A pgbench against the server.
     pub(super) fn pgbench(&self, arguments: &[&str]) -> Command {
         let mut command = self.folder.command(&world::bin_dir().unwrap().join("pgbench"));
