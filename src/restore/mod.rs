@@ -55,7 +55,7 @@ use metadata::Address;
 use plan::Plan;
 use work::Work;
 
-/// Nodes whose files are fetched at the same time; each has many chunks under way.
+/// Nodes whose files are fetched at the same time; they share what is under way, and the cores.
 const FETCHED_AT_ONCE: usize = 4;
 /// Nodes that replay, settle or start at the same time.
 const NODES_AT_ONCE: usize = 16;
@@ -96,7 +96,8 @@ pub async fn run<S: Store>(
     let began = clock::now();
     let Begun { works, folder, private } = begin::begin(options, &store, &plan, progress).await?;
     let addresses: Vec<Address> = works.iter().filter_map(Work::address).collect();
-    let works = each(works, FETCHED_AT_ONCE, async |work| work.fetch(&store).await).await?;
+    let share = fetch::Share::new();
+    let works = each(works, FETCHED_AT_ONCE, async |work| work.fetch(&store, &share).await).await?;
     let works = each(works, NODES_AT_ONCE, async |work| work.land(store.clone()).await).await?;
     // From here on every node has landed.
     let mut decisions = settle::Decisions::new();

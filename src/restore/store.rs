@@ -1,6 +1,10 @@
 //! What a restore reads, and nothing more of the vault than that; so that each step can be tried alone.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 
 use super::Error;
 use super::plan::{NodePlan, WalRange};
@@ -17,20 +21,22 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Returns what both ends of a manifest say.
     fn ends(&self, node: &NodeName, backup: &BackupId) -> impl Future<Output = Result<Ends, Error>> + Send;
 
-    /// Returns a whole manifest.
+    /// Returns a manifest, in blocks of any length.
     fn manifest(
         &self,
         node: &NodeName,
         backup: &BackupId,
-    ) -> impl Future<Output = Result<Bytes, Error>> + Send;
+    ) -> impl Future<Output = Result<BoxStream<'static, Result<Bytes, Error>>, Error>> + Send;
 
-    /// Returns the plain bytes of some chunks of a pack; none of them is its last.
+    /// Gives `take` the plain bytes of some chunks of a pack, with their numbers in `places`, on a thread
+    /// that may block; some may come twice. None of them is the pack's last; they rise.
     fn chunks(
         &self,
         node: &NodeName,
         pack: &Pack,
-        places: Vec<ChunkPlace>,
-    ) -> impl Future<Output = Result<Vec<Bytes>, Error>> + Send;
+        places: Arc<[ChunkPlace]>,
+        take: impl Fn(usize, &[u8]) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Returns the bytes of a segment that are archived, from its start; `None` where none are.
     fn segment(
@@ -53,18 +59,27 @@ impl Store for Vault {
         Ok(self.backup_ends(node, backup).await?)
     }
 
-    async fn manifest(&self, node: &NodeName, backup: &BackupId) -> Result<Bytes, Error> {
-        Ok(self.get(&ObjectName::Manifest { node: node.clone(), backup: backup.clone() }).await?)
+    async fn manifest(
+        &self,
+        node: &NodeName,
+        backup: &BackupId,
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let blocks = self.manifest_blocks(node, backup).await?;
+        let blocks = futures::stream::try_unfold(blocks, |mut blocks| async move {
+            Ok(blocks.next().await?.map(|block| (block, blocks)))
+        });
+        Ok(blocks.boxed())
     }
 
     async fn chunks(
         &self,
         node: &NodeName,
         pack: &Pack,
-        places: Vec<ChunkPlace>,
-    ) -> Result<Vec<Bytes>, Error> {
+        places: Arc<[ChunkPlace]>,
+        take: impl Fn(usize, &[u8]) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> Result<(), Error> {
         let Pack { backup, number } = pack.clone();
-        Ok(self.get_chunks(&ObjectName::Pack { node: node.clone(), backup, number }, places, false).await?)
+        self.each_chunk(&ObjectName::Pack { node: node.clone(), backup, number }, places, take).await?
     }
 
     async fn segment(

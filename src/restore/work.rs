@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 
 use super::conf::{self, Needs};
-use super::fetch::{self, FetchOptions};
+use super::fetch::{self, FetchOptions, Share};
 use super::landing;
 use super::layout::Layout;
 use super::ledger::{Ledger, Stage};
@@ -64,7 +66,7 @@ impl Work {
     }
 
     /// Takes possession of the target, and brings the files.
-    pub(super) async fn fetch<S: Store>(&mut self, store: &S) -> Result<(), Error> {
+    pub(super) async fn fetch<S: Store>(&mut self, store: &S, share: &Share) -> Result<(), Error> {
         if self.ledger.stage == Stage::Fetched && !self.is_recoverable().await? {
             tracing::warn!(node = %self.plan.node, "stopped in the middle of its promotion; its files are fetched again");
             self.ledger.stage = Stage::Begun;
@@ -86,7 +88,7 @@ impl Work {
         };
         let manifest = store.manifest(&self.plan.node, &self.plan.backup).await?;
         let entries = entries(manifest, &self.plan);
-        let (files, bytes) = fetch::fetch(options, entries, self.foot.clone(), store).await?;
+        let (files, bytes) = fetch::fetch(options, entries, self.foot.clone(), store, share).await?;
         self.mark()?;
         self.ledger.figures = Figures { files, bytes, fetch_ms: millis(begun), ..self.ledger.figures };
         self.reach(Stage::Fetched)
@@ -215,27 +217,33 @@ fn possess(instance: &Instance, ledger: &Ledger, head: &Head) -> Result<(), Erro
     Ok(())
 }
 
-/// Returns the entries of a manifest, one by one.
+/// Returns the entries of a manifest, one by one; for a thread that may block.
 fn entries(
-    bytes: Bytes,
+    mut blocks: BoxStream<'static, Result<Bytes, Error>>,
     plan: &NodePlan,
 ) -> impl Iterator<Item = Result<Entry, Error>> + Send + 'static + use<> {
     let (node, backup) = (plan.node.clone(), plan.backup.clone());
-    let mut reader = ManifestReader::new();
-    let mut rest = bytes;
+    let runtime = tokio::runtime::Handle::current();
+    // `None` behind the end, or behind what was wrong.
+    let mut reader = Some(ManifestReader::new());
     std::iter::from_fn(move || {
         loop {
-            match reader.next() {
+            let found = match reader.as_mut()?.next() {
                 Ok(Some(Line::Entry(entry))) => return Some(Ok(entry)),
-                Ok(Some(_)) => {}
-                Ok(None) if rest.is_empty() => return None,
-                Ok(None) => reader.feed(&rest.split_to(rest.len().min(1 << 20))),
-                Err(source) => {
-                    rest.clear();
-                    let (node, backup) = (node.clone(), backup.clone());
-                    return Some(Err(Error::Manifest { node, backup, source }));
-                }
-            }
+                Ok(Some(_)) => continue,
+                Ok(None) => match runtime.block_on(blocks.next()) {
+                    Some(Ok(block)) => {
+                        reader.as_mut()?.feed(&block);
+                        continue;
+                    }
+                    Some(Err(error)) => Err(error),
+                    None => Ok(reader.take()?.finish()),
+                },
+                Err(source) => Ok(Err(source)),
+            };
+            reader = None;
+            let wrong = |source| Error::Manifest { node: node.clone(), backup: backup.clone(), source };
+            return found.and_then(|ended| ended.map_err(wrong)).err().map(Err);
         }
     })
 }

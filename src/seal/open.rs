@@ -1,9 +1,16 @@
 //! Sealed object in, plain bytes out, or an error: never bytes that were not sealed so.
 
+use std::cell::RefCell;
+
 use super::header::{self, HEADER_BYTES, Secrets};
 use super::key::{Cipher, cipher, take};
 use super::sealer::{PREFIX_BYTES, TAG_BYTES, TRAILER_BYTES, nonce, trailer};
 use super::{Error, KeyRing, squeeze};
+
+thread_local! {
+    /// Where a chunk is decrypted; fresh memory for each would cost as much as the decryption.
+    static FRAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Opens the chunks of one object, in any order.
 #[derive(Clone)]
@@ -38,12 +45,15 @@ impl Opener {
             .split_last_chunk::<TAG_BYTES>()
             .filter(|_| body.len() <= zstd::zstd_safe::compress_bound(self.chunk_bytes) + TAG_BYTES)
             .ok_or_else(|| self.damaged("a chunk has no possible length"))?;
-        let mut frame = frame.to_vec();
         let nonce = nonce(self.nonce_prefix, index, last);
-        self.cipher
-            .open(nonce, &[&self.binding], &mut frame, *tag)
-            .ok_or_else(|| self.damaged("a chunk is not what was sealed there"))?;
-        squeeze::decompress(&frame, self.chunk_bytes, plain).map_err(|problem| self.damaged(problem))
+        FRAME.with_borrow_mut(|kept| {
+            kept.clear();
+            kept.extend_from_slice(frame);
+            self.cipher
+                .open(nonce, &[&self.binding], kept, *tag)
+                .ok_or_else(|| self.damaged("a chunk is not what was sealed there"))?;
+            squeeze::decompress(kept, self.chunk_bytes, plain).map_err(|problem| self.damaged(problem))
+        })
     }
 
     /// Returns the object's full name.

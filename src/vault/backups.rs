@@ -1,6 +1,7 @@
 //! Manifests of backups: sealed block by block, and read by their ends alone where that is enough.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::GetRange;
@@ -14,6 +15,8 @@ use crate::seal::{self, CHUNK_BYTES, HEADER_BYTES, Opener, Sealer};
 
 /// The head of a manifest is in its first bytes, the foot in its last: most are far shorter.
 const ENDS_BYTES: u64 = 64 << 10;
+/// What is read of a manifest at once: more than any chunk takes, sealed.
+const WINDOW_BYTES: u64 = 2 * CHUNK_BYTES as u64;
 
 impl Vault {
     /// Begins a manifest: the backup exists when it is finished. `level` is zstd's.
@@ -71,7 +74,7 @@ impl Vault {
     async fn end_chunks(
         &self,
         path: &str,
-        opener: std::sync::Arc<Opener>,
+        opener: Arc<Opener>,
         head: u64,
         tail: u64,
     ) -> Result<EndChunks, Error> {
@@ -80,8 +83,7 @@ impl Vault {
             let range = GetRange::Bounded(0..head.saturating_add(HEADER_BYTES as u64));
             self.first_good(path, Some(range), move |_, bytes| {
                 let body = bytes.get(HEADER_BYTES..).unwrap_or_default();
-                let length =
-                    body.split_first_chunk::<4>().map_or(4, |(p, _)| 4 + u32::from_le_bytes(*p) as usize);
+                let length = sealed_length(body);
                 let Some(sealed) = body.get(..length) else { return Ok(Err(length as u64)) };
                 let mut plain = Vec::new();
                 opener.chunk(0, false, sealed, &mut plain)?;
@@ -89,25 +91,106 @@ impl Vault {
             })
             .await?
         };
-        let last = self
-            .first_good(path, Some(GetRange::Suffix(tail)), move |_, bytes| match seal::last_chunk(bytes) {
-                Err(needed) => Ok(Err(needed as u64)),
-                Ok((index, sealed)) => {
-                    let mut plain = Vec::new();
-                    opener.chunk(index, true, sealed, &mut plain)?;
-                    Ok(Ok(plain))
-                }
-            })
-            .await?;
+        let last = self.last_chunk(path, opener, tail).await?;
         Ok(match (first, last) {
-            (Ok(first), Ok(last)) => EndChunks::Read(first, last),
+            (Ok(first), Ok((_, last))) => EndChunks::Read(first, last),
             (first, last) => {
                 // No chunk is longer; a greater number is damage, and is found by reading it all.
-                let bounded = |needed: u64| needed.min(2 * CHUNK_BYTES as u64);
+                let bounded = |needed: u64| needed.min(WINDOW_BYTES);
                 EndChunks::Need(first.err().map_or(head, bounded), last.err().map_or(tail, bounded))
             }
         })
     }
+
+    /// Reads the last chunk, and says its index; or how many bytes from the end it takes.
+    async fn last_chunk(
+        &self,
+        path: &str,
+        opener: Arc<Opener>,
+        tail: u64,
+    ) -> Result<Result<(u32, Vec<u8>), u64>, Error> {
+        self.first_good(path, Some(GetRange::Suffix(tail)), move |_, bytes| match seal::last_chunk(bytes) {
+            Err(needed) => Ok(Err(needed as u64)),
+            Ok((index, sealed)) => {
+                let mut plain = Vec::new();
+                opener.chunk(index, true, sealed, &mut plain)?;
+                Ok(Ok((index, plain)))
+            }
+        })
+        .await
+    }
+
+    /// Begins to read a manifest from its start, block by block.
+    pub async fn manifest_blocks(&self, node: &NodeName, backup: &BackupId) -> Result<ManifestBlocks, Error> {
+        let name = ObjectName::Manifest { node: node.clone(), backup: backup.clone() };
+        let path = self.path(&name);
+        let opener = self.opener(&path).await?;
+        let mut last = self.last_chunk(&path, opener.clone(), ENDS_BYTES).await?;
+        if last.is_err() {
+            last = self.last_chunk(&path, opener.clone(), WINDOW_BYTES).await?;
+        }
+        let Ok((last, _)) = last else {
+            let problem = "its last chunk is longer than a chunk may be";
+            return Err(seal::Error::Damaged { name: path, problem }.into());
+        };
+        let (at, ready) = (HEADER_BYTES as u64, VecDeque::new());
+        Ok(ManifestBlocks { vault: self.clone(), path, opener, at, next: 0, last, ready })
+    }
+}
+
+/// The plain blocks of a manifest in their order; a few are in memory, however long it is.
+pub struct ManifestBlocks {
+    vault: Vault,
+    path: String,
+    opener: Arc<Opener>,
+    /// Where the next chunk that was not read lies, and its index.
+    at: u64,
+    next: u32,
+    /// Index of the last chunk.
+    last: u32,
+    ready: VecDeque<Bytes>,
+}
+
+impl ManifestBlocks {
+    /// Returns the next block; `None` behind the last one, which is then known to be that.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        if self.ready.is_empty() && self.next <= self.last {
+            self.read().await?;
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    async fn read(&mut self) -> Result<(), Error> {
+        let (opener, first, last) = (self.opener.clone(), self.next, self.last);
+        let range = GetRange::Bounded(self.at..self.at.saturating_add(WINDOW_BYTES));
+        let read = self.vault.first_good(&self.path, Some(range), move |_, bytes| {
+            let (mut rest, mut blocks) = (bytes.as_ref(), Vec::new());
+            for index in first..=last {
+                let Some((sealed, behind)) = rest.split_at_checked(sealed_length(rest)) else { break };
+                let mut plain = Vec::new();
+                opener.chunk(index, index == last, sealed, &mut plain)?;
+                blocks.push(Bytes::from(plain));
+                rest = behind;
+            }
+            if blocks.is_empty() {
+                let problem = "it ends before its last chunk";
+                return Err(seal::Error::Damaged { name: opener.name().to_owned(), problem });
+            }
+            Ok((blocks, bytes.len() - rest.len()))
+        });
+        let (blocks, length) = read.await?;
+        self.at += length as u64;
+        self.next = self.next.saturating_add(u32::try_from(blocks.len()).unwrap_or(u32::MAX));
+        self.ready.extend(blocks);
+        Ok(())
+    }
+}
+
+/// Returns how long the chunk at the start of these bytes is, with its length prefix.
+fn sealed_length(bytes: &[u8]) -> usize {
+    const PREFIX_BYTES: usize = 4;
+    let prefix = bytes.first_chunk::<PREFIX_BYTES>();
+    prefix.map_or(PREFIX_BYTES, |prefix| PREFIX_BYTES.saturating_add(u32::from_le_bytes(*prefix) as usize))
 }
 
 fn line(block: &[u8]) -> Result<Line, manifest::Error> {

@@ -22,7 +22,7 @@ mod segments;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-pub use backups::ManifestSealer;
+pub use backups::{ManifestBlocks, ManifestSealer};
 pub use catalog::{Catalog, Near, NodeCatalog};
 pub use error::Error;
 pub use holdings::{doomed_names, holdings, outgrown_clocks, spent_tombstones};
@@ -31,6 +31,8 @@ pub use mend::Mended;
 pub use objects::Stored;
 pub use segment::SegmentBytes;
 pub use segments::{PartRange, SegmentState, Segments, Stretch};
+
+use tokio::sync::Semaphore;
 
 use crate::ids::{ClusterName, ZoneName};
 use crate::seal::{KeyId, KeyRing, MasterKey, ObjectKey, Opener, Sealer};
@@ -56,6 +58,8 @@ struct Inner {
     ring: RwLock<Arc<KeyRing>>,
     damage: Mutex<BTreeMap<(String, ZoneName), String>>,
     openers: Mutex<HashMap<String, Arc<Opener>>>,
+    /// Who may decrypt and decompress now.
+    opening: Semaphore,
 }
 
 /// A copy that was not what had been stored.
@@ -85,6 +89,7 @@ impl Vault {
             ring: RwLock::default(),
             damage: Mutex::default(),
             openers: Mutex::default(),
+            opening: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
         }));
         vault.open_keys().await?;
         Ok(vault)

@@ -1,5 +1,7 @@
 //! Whole objects and single chunks: put, get, list, delete.
 
+use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -21,6 +23,30 @@ pub struct Stored {
 
 /// Headers that are kept open, for reads of single chunks.
 const OPENERS_MAX: usize = 1024;
+
+thread_local! {
+    /// An opened chunk, while somebody looks at it.
+    static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Returns what of an object holds all of these chunks, which rise.
+fn span(places: &[ChunkPlace]) -> Option<Range<u64>> {
+    let (first, end) = (places.first()?, places.last()?);
+    Some(first.at..end.at.saturating_add(u64::from(end.sealed)))
+}
+
+/// Returns one sealed chunk out of bytes that begin at `from` in the object.
+fn cut_out<'a>(
+    opener: &Opener,
+    bytes: &'a Bytes,
+    from: u64,
+    place: &ChunkPlace,
+) -> Result<&'a [u8], seal::Error> {
+    let begin = place.at.checked_sub(from).and_then(|at| usize::try_from(at).ok());
+    let sealed = begin.and_then(|begin| bytes.get(begin..begin.checked_add(place.sealed as usize)?));
+    let problem = "it ends before a chunk of it";
+    sealed.ok_or_else(|| seal::Error::Damaged { name: opener.name().to_owned(), problem })
+}
 
 impl Vault {
     /// Seals `plain` and stores it. Done before with the same contents is done; with others it is
@@ -114,23 +140,47 @@ impl Vault {
         last: bool,
     ) -> Result<Vec<Bytes>, Error> {
         let path = self.path(name);
-        let (Some(first), Some(end)) = (places.first(), places.last()) else { return Ok(Vec::new()) };
-        let from = first.at;
-        let range = GetRange::Bounded(from..end.at + u64::from(end.sealed));
+        let Some(range) = span(&places) else { return Ok(Vec::new()) };
+        let from = range.start;
         let opener = self.opener(&path).await?;
-        self.first_good(&path, Some(range), move |_, bytes| {
-            let damaged = |problem| seal::Error::Damaged { name: opener.name().to_owned(), problem };
+        self.first_good(&path, Some(GetRange::Bounded(range)), move |_, bytes| {
             let mut opened = Vec::with_capacity(places.len());
             for (number, place) in places.iter().enumerate() {
-                let begin = place.at.checked_sub(from).and_then(|at| usize::try_from(at).ok());
-                let sealed =
-                    begin.and_then(|begin| bytes.get(begin..begin.checked_add(place.sealed as usize)?));
-                let sealed = sealed.ok_or_else(|| damaged("it ends before a chunk of it"))?;
+                let sealed = cut_out(&opener, bytes, from, place)?;
                 let mut plain = Vec::new();
                 opener.chunk(place.index, last && number + 1 == places.len(), sealed, &mut plain)?;
                 opened.push(Bytes::from(plain));
             }
             Ok(opened)
+        })
+        .await
+    }
+
+    /// The same for many bytes: gives `take` one chunk after the other, from a buffer that is used again,
+    /// with its number in `places`. None of them was sealed as its object's last. `take` runs on a thread
+    /// that may block; it is called again with the same chunks where a copy turns out damaged on the way,
+    /// and its first failure ends the reading.
+    pub async fn each_chunk<E: Send + 'static>(
+        &self,
+        name: &ObjectName,
+        places: Arc<[ChunkPlace]>,
+        take: impl Fn(usize, &[u8]) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Result<Result<(), E>, Error> {
+        let path = self.path(name);
+        let Some(range) = span(&places) else { return Ok(Ok(())) };
+        let from = range.start;
+        let opener = self.opener(&path).await?;
+        self.first_good(&path, Some(GetRange::Bounded(range)), move |_, bytes| {
+            PLAIN.with_borrow_mut(|plain| {
+                for (number, place) in places.iter().enumerate() {
+                    let sealed = cut_out(&opener, bytes, from, place)?;
+                    opener.chunk(place.index, false, sealed, plain)?;
+                    if let Err(error) = take(number, plain) {
+                        return Ok(Err(error));
+                    }
+                }
+                Ok(Ok(()))
+            })
         })
         .await
     }
@@ -167,6 +217,8 @@ impl Vault {
             let (zone, bytes) = copies.next().await?;
             loop {
                 let (ring, bytes, open) = (self.ring(), bytes.clone(), open.clone());
+                // Reading goes on ahead of it for the others; more threads than cores would only take turns.
+                let _turn = self.0.opening.acquire().await;
                 match off_thread(move || Ok(open(&ring, &bytes))).await? {
                     Ok(value) => return Ok(value),
                     Err(seal::Error::UnknownEpoch { .. }) if !refreshed => {

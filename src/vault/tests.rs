@@ -138,6 +138,14 @@ async fn manifests_are_read_from_both_ends() {
 
         let ends = vault.backup_ends(&node(), &backup).await.unwrap();
         assert_eq!((ends.head, ends.foot), (head(&backup), foot(&label)));
+        let mut blocks = vault.manifest_blocks(&node(), &backup).await.unwrap();
+        let mut read = Vec::new();
+        while let Some(block) = blocks.next().await.unwrap() {
+            assert!(block.len() <= 1 << 20);
+            read.extend_from_slice(&block);
+        }
+        let whole = vault.get(&ObjectName::Manifest { node: node(), backup }).await.unwrap();
+        assert!(read == whole, "the blocks make the manifest");
     }
 }
 

@@ -2,6 +2,7 @@
 //! and repaired. In all three: an error, never wrong bytes.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pitrus::class::{Class, Classified};
@@ -231,6 +232,16 @@ async fn chunks_are_read_alone_and_from_a_good_zone() {
     assert_eq!(reader.damage().len(), 2);
     let some = reader.get_chunks(&name, places[1..4].to_vec(), false).await.unwrap();
     assert_eq!(some, chunks[1..4]);
+    // One after the other: those before the damage come again from the good copy.
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (told, expected) = (seen.clone(), chunks.clone());
+    let take = move |number: usize, plain: &[u8]| {
+        assert_eq!(plain, expected[number + 1]);
+        told.lock().unwrap().push(number);
+        if number < 3 { Ok(()) } else { Err("enough") }
+    };
+    let read = reader.each_chunk(&name, places[1..5].into(), take).await.unwrap();
+    assert_eq!((read, seen.lock().unwrap().as_slice()), (Err("enough"), &[0, 0, 0, 1, 2, 3][..]));
     let moved = ChunkPlace { index: 3, ..places[2] };
     assert_eq!(reader.get_chunk(&name, moved, false).await.unwrap_err().class(), Class::Damage);
     let beyond = ChunkPlace { at: places[4].at + 1_000_000, ..places[4] };

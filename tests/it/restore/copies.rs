@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use pitrus::ids::{BackupId, NodeName};
 use pitrus::lsn::Lsn;
 use pitrus::manifest::backup::{
@@ -69,6 +71,15 @@ impl Copy {
             files,
             tablespaces,
         }
+    }
+
+    fn manifest(&self, backup: &BackupId) -> Vec<u8> {
+        let mut text = Vec::new();
+        for line in self.lines(backup) {
+            serde_json::to_writer(&mut text, &line).unwrap();
+            text.push(b'\n');
+        }
+        text
     }
 
     fn lines(&self, backup: &BackupId) -> Vec<Line> {
@@ -166,32 +177,34 @@ impl Copies {
 }
 
 impl Store for Copies {
-    async fn manifest(&self, node: &NodeName, backup: &BackupId) -> Result<Bytes, Error> {
-        let mut text = Vec::new();
-        for line in self.of(node).lines(backup) {
-            serde_json::to_writer(&mut text, &line).unwrap();
-            text.push(b'\n');
-        }
-        Ok(text.into())
+    async fn manifest(
+        &self,
+        node: &NodeName,
+        backup: &BackupId,
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let text = Bytes::from(self.of(node).manifest(backup));
+        let blocks =
+            (0..text.len()).step_by(1000).map(move |at| Ok(text.slice(at..text.len().min(at + 1000))));
+        Ok(futures::stream::iter(blocks).boxed())
     }
 
     async fn ends(&self, node: &NodeName, backup: &BackupId) -> Result<Ends, Error> {
-        Ok(ManifestReader::ends(&self.manifest(node, backup).await?).unwrap())
+        Ok(ManifestReader::ends(&self.of(node).manifest(backup)).unwrap())
     }
 
     async fn chunks(
         &self,
         node: &NodeName,
         pack: &Pack,
-        places: Vec<ChunkPlace>,
-    ) -> Result<Vec<Bytes>, Error> {
+        places: Arc<[ChunkPlace]>,
+        take: impl Fn(usize, &[u8]) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> Result<(), Error> {
         let (_, path) = &self.of(node).files[pack.number as usize];
-        let bytes = Bytes::from(std::fs::read(path).unwrap());
-        let chunk = |place: &ChunkPlace| {
+        let bytes = std::fs::read(path).unwrap();
+        places.iter().enumerate().try_for_each(|(number, place)| {
             let from = place.index as usize * CHUNK;
-            bytes.slice(from..bytes.len().min(from + CHUNK))
-        };
-        Ok(places.iter().map(chunk).collect())
+            take(number, &bytes[from..bytes.len().min(from + CHUNK)])
+        })
     }
 
     async fn segment(&self, node: &NodeName, segment: Segment, _: u32) -> Result<Option<Bytes>, Error> {

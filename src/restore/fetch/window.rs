@@ -1,0 +1,222 @@
+//! What a manifest asks for, a bounded part of it at a time.
+//!
+//! files in the manifest's order -> a window of pieces -> sorted by where they lie in packs -> runs, each
+//! brought by one request
+//!
+//! A backup that goes on from others has a file's bytes all over their packs: sorting brings them together
+//! again, and a window bounds what is sorted, whatever the size of the backup. A chunk that two windows
+//! want is brought twice.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::ids::BackupId;
+use crate::manifest::backup::{Extent, Pack};
+use crate::seal::ChunkPlace;
+
+/// Pieces (of at most 1 MiB) and files that are sorted together: a few MiB of memory.
+const PIECES_MAX: usize = 32 << 10;
+const FILES_MAX: usize = 8 << 10;
+/// A run's length, sealed and opened, and how many chunks: enough to hide the delay of a distant store,
+/// little enough for memory and for all cores to have work.
+const RUN_SEALED_MAX: u64 = 4 << 20;
+const RUN_PLAIN_MAX: u64 = 8 << 20;
+/// Unwanted bytes between two chunks that are still read with them, rather than by another request.
+const GAP_BYTES: u64 = 256 << 10;
+
+/// A file of the target.
+#[derive(Debug)]
+pub(super) struct File {
+    /// Its number in this fetch.
+    pub(super) number: u64,
+    pub(super) path: PathBuf,
+    /// It was made by this fetch: what was not written to it is zero.
+    pub(super) is_new: bool,
+}
+
+/// Bytes of a chunk, and where in which file of the window they belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) file: u32,
+    pub(super) file_at: u64,
+    pub(super) offset: u32,
+    pub(super) len: u32,
+}
+
+/// A chunk, and what of it is wanted.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) place: ChunkPlace,
+    /// Length and CRC-32 of what it holds.
+    pub(super) plain: u32,
+    pub(super) crc: u32,
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// Neighbouring chunks of one pack, brought by one request.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) pack: Pack,
+    pub(super) chunks: Vec<Chunk>,
+    pub(super) files: Arc<Vec<File>>,
+}
+
+/// What is sorted: a piece and its chunk, the pack by its number in the window.
+struct Wanted {
+    pack: u32,
+    place: ChunkPlace,
+    plain: u32,
+    crc: u32,
+    piece: Piece,
+}
+
+/// Files and pieces that are gathered.
+#[derive(Default)]
+pub(super) struct Window {
+    packs: Vec<Pack>,
+    numbers: BTreeMap<String, u32>,
+    files: Vec<File>,
+    wanted: Vec<Wanted>,
+}
+
+impl Window {
+    pub(super) fn is_full(&self) -> bool {
+        self.wanted.len() >= PIECES_MAX || self.files.len() >= FILES_MAX
+    }
+
+    /// Adds a file whose bytes come from `extents`, which belong to the manifest of `own`.
+    pub(super) fn add(&mut self, file: File, extents: &[Extent], own: &BackupId) -> Result<(), String> {
+        let number = u32::try_from(self.files.len()).map_err(|_| "a window has too many files".to_owned())?;
+        let mut file_at = 0;
+        for extent in extents {
+            let &Extent { chunk, at, sealed, offset, len, plain, crc, .. } = extent;
+            let piece = Piece { file: number, file_at, offset, len };
+            let place = ChunkPlace { at, sealed, index: chunk };
+            let pack = self.pack(&extent.pack, own)?;
+            self.wanted.push(Wanted { pack, place, plain, crc, piece });
+            file_at += u64::from(len);
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    fn pack(&mut self, name: &str, own: &BackupId) -> Result<u32, String> {
+        if let Some(number) = self.numbers.get(name) {
+            return Ok(*number);
+        }
+        let number = u32::try_from(self.packs.len()).map_err(|_| "a window has too many packs".to_owned())?;
+        self.packs.push(Pack::named(name, own).map_err(|error| error.to_string())?);
+        self.numbers.insert(name.to_owned(), number);
+        Ok(number)
+    }
+
+    /// Sorts what was gathered, and returns it by runs.
+    pub(super) fn runs(self) -> Result<Vec<Run>, String> {
+        let Window { packs, mut wanted, files, .. } = self;
+        wanted
+            .sort_unstable_by_key(|w| (w.pack, w.place.index, w.piece.offset, w.piece.file, w.piece.file_at));
+        let files = Arc::new(files);
+        let (mut runs, mut of) = (Vec::<Run>::new(), None);
+        for Wanted { pack, place, plain, crc, piece } in wanted {
+            let last = runs.last_mut().filter(|_| of == Some(pack));
+            if let Some(chunk) = last.and_then(|run| run.chunks.last_mut())
+                && chunk.place.index == place.index
+            {
+                if (chunk.place, chunk.plain, chunk.crc) != (place, plain, crc) {
+                    let pack = packs.get(pack as usize).map(|p| format!("{}/{}", p.backup, p.number));
+                    let pack = pack.unwrap_or_default();
+                    return Err(format!("it names two places for chunk {} of pack {pack}", place.index));
+                }
+                chunk.pieces.push(piece);
+                continue;
+            }
+            let chunk = Chunk { place, plain, crc, pieces: vec![piece] };
+            match runs.last_mut().filter(|run| of == Some(pack) && run.takes(&chunk)) {
+                Some(run) => run.chunks.push(chunk),
+                None => {
+                    let Some(its) = packs.get(pack as usize).cloned() else { continue };
+                    runs.push(Run { pack: its, chunks: vec![chunk], files: Arc::clone(&files) });
+                }
+            }
+            of = Some(pack);
+        }
+        Ok(runs)
+    }
+}
+
+impl Run {
+    /// Returns whether a chunk is near the end of this run, which is not long.
+    fn takes(&self, chunk: &Chunk) -> bool {
+        let end = |c: &Chunk| c.place.at.saturating_add(u64::from(c.place.sealed));
+        let (Some(first), Some(last)) = (self.chunks.first(), self.chunks.last()) else { return true };
+        let gap = chunk.place.at.checked_sub(end(last));
+        let plain: u64 = self.chunks.iter().map(|c| u64::from(c.plain)).sum();
+        gap.is_some_and(|gap| gap <= GAP_BYTES)
+            && end(chunk).saturating_sub(first.place.at) <= RUN_SEALED_MAX
+            && plain.saturating_add(u64::from(chunk.plain)) <= RUN_PLAIN_MAX
+    }
+
+    /// Returns how many bytes of files it holds.
+    pub(super) fn bytes(&self) -> u64 {
+        self.chunks.iter().flat_map(|chunk| &chunk.pieces).map(|piece| u64::from(piece.len)).sum()
+    }
+
+    pub(super) fn places(&self) -> Arc<[ChunkPlace]> {
+        self.chunks.iter().map(|chunk| chunk.place).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(number: u64) -> File {
+        File { number, path: PathBuf::from(number.to_string()), is_new: true }
+    }
+
+    fn extent(pack: &str, chunk: u32, at: u64, offset: u32) -> Extent {
+        let pack = pack.to_owned();
+        Extent { pack, chunk, at, sealed: 100, offset, len: 10, plain: 20, crc: 7 }
+    }
+
+    fn own() -> BackupId {
+        "b".parse().unwrap()
+    }
+
+    #[test]
+    fn neighbours_are_read_together_whatever_file_wants_them() {
+        let mut window = Window::default();
+        let mut two: Vec<Extent> = (0..3).map(|n| extent("2", n, u64::from(n) * 100, 10)).collect();
+        two.push(extent("2", 9, GAP_BYTES + 301, 0));
+        window.add(file(0), &two, &own()).unwrap();
+        let one: Vec<Extent> = (0..3).map(|n| extent("2", n, u64::from(n) * 100, 0)).collect();
+        window.add(file(1), &one, &own()).unwrap();
+        window.add(file(2), &[extent("other/2", 3, 300, 0)], &own()).unwrap();
+        let runs = window.runs().unwrap();
+        let lengths: Vec<usize> = runs.iter().map(|run| run.chunks.len()).collect();
+        assert_eq!(lengths, [3, 1, 1]);
+        let files: Vec<u32> = runs[0].chunks[1].pieces.iter().map(|p| p.file).collect();
+        assert_eq!(files, [1, 0], "in the order of the chunk");
+        assert_eq!(runs[0].bytes(), 60);
+    }
+
+    #[test]
+    fn a_run_is_not_long() {
+        let mut window = Window::default();
+        let big = |n: u32| Extent { plain: 1 << 20, ..extent("1", n, u64::from(n) * 100, 0) };
+        let all: Vec<Extent> = (0..10).map(big).collect();
+        window.add(file(0), &all, &own()).unwrap();
+        let runs = window.runs().unwrap();
+        assert_eq!(runs.iter().map(|run| run.chunks.len()).collect::<Vec<_>>(), [8, 2]);
+        assert_eq!(runs[1].places().iter().map(|p| p.index).collect::<Vec<_>>(), [8, 9]);
+    }
+
+    #[test]
+    fn a_chunk_has_one_place() {
+        let mut window = Window::default();
+        window.add(file(0), &[extent("1", 0, 0, 0), extent("1", 0, 50, 10)], &own()).unwrap();
+        let said = window.runs().unwrap_err();
+        assert_eq!(said, "it names two places for chunk 0 of pack b/1");
+    }
+}
