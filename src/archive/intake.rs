@@ -1,17 +1,20 @@
-//! Cuts the stream into segments and parts. Pure.
+//! Cuts the stream into chunks of segments, and into parts. Pure.
 //!
-//! stream pieces -> [`Intake::push`] -> whole segments; between them [`Intake::part`] -> what is new.
-//! Invariant: bytes come without gap or overlap, whatever the sizes of the pieces.
+//! stream pieces -> [`Intake::push`] -> chunks, the last of each segment marked; between them
+//! [`Intake::part`] -> what is new. Invariant: bytes come without gap or overlap, whatever the sizes of the
+//! pieces. What is held here is one segment at most.
 
 use bytes::Bytes;
 
 use crate::lsn::Lsn;
 
-/// A whole segment.
+/// The next bytes of a segment: `bytes` are as long as a chunk may be, or end it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Filled {
-    pub(super) start: Lsn,
+pub(super) struct Chunk {
+    pub(super) segment: Lsn,
     pub(super) bytes: Bytes,
+    /// It ends the segment.
+    pub(super) last: bool,
 }
 
 /// Bytes of the unfinished segment; `start` is at a segment's start or where the last part ended.
@@ -41,21 +44,25 @@ const PARTS_BETWEEN_WHOLE: u32 = 64;
 
 pub(super) struct Intake {
     segment_bytes: u32,
+    chunk_bytes: usize,
     segment: Lsn,
-    buffer: Vec<u8>,
+    /// Whole chunks of the unfinished segment: parts are made of them.
+    chunks: Vec<Bytes>,
+    filling: Vec<u8>,
     parted: usize,
     parts: u32,
 }
 
 impl Intake {
     /// Begins at `segment`, a segment's first byte.
-    pub(super) fn new(segment_bytes: u32, segment: Lsn) -> Self {
-        Intake { segment_bytes, segment, buffer: Vec::new(), parted: 0, parts: 0 }
+    pub(super) fn new(segment_bytes: u32, chunk_bytes: usize, segment: Lsn) -> Self {
+        let (chunks, filling) = (Vec::new(), Vec::new());
+        Intake { segment_bytes, chunk_bytes, segment, chunks, filling, parted: 0, parts: 0 }
     }
 
     /// Returns the position after the last byte taken in.
     pub(super) fn end(&self) -> Lsn {
-        self.segment.plus(self.buffer.len() as u64)
+        self.segment.plus(self.taken() as u64)
     }
 
     /// Returns the first byte of the unfinished segment.
@@ -63,24 +70,34 @@ impl Intake {
         self.segment
     }
 
-    /// Takes in the next piece and returns the segments that it fills.
-    pub(super) fn push(&mut self, start: Lsn, mut piece: &[u8]) -> Result<Vec<Filled>, Disjoint> {
+    fn taken(&self) -> usize {
+        self.chunks.len() * self.chunk_bytes + self.filling.len()
+    }
+
+    /// Takes in the next piece and returns the chunks that it fills.
+    pub(super) fn push(&mut self, start: Lsn, mut piece: &[u8]) -> Result<Vec<Chunk>, Disjoint> {
         if start != self.end() {
             return Err(Disjoint { expected: self.end(), found: start });
         }
         let mut filled = Vec::new();
         let whole = self.segment_bytes as usize;
         while !piece.is_empty() {
-            if self.buffer.capacity() == 0 {
-                self.buffer.reserve_exact(whole);
+            let full = self.chunk_bytes.min(whole - self.chunks.len() * self.chunk_bytes);
+            if self.filling.capacity() == 0 {
+                self.filling.reserve_exact(full);
             }
-            let (now, later) = piece.split_at(piece.len().min(whole - self.buffer.len()));
-            self.buffer.extend_from_slice(now);
+            let (now, later) = piece.split_at(piece.len().min(full - self.filling.len()));
+            self.filling.extend_from_slice(now);
             piece = later;
-            if self.buffer.len() == whole {
-                let bytes = Bytes::from(std::mem::take(&mut self.buffer));
-                filled.push(Filled { start: self.segment, bytes });
-                *self = Intake::new(self.segment_bytes, self.segment.plus(whole as u64));
+            if self.filling.len() < full {
+                break;
+            }
+            let bytes = Bytes::from(std::mem::take(&mut self.filling));
+            self.chunks.push(bytes.clone());
+            let last = self.taken() >= whole;
+            filled.push(Chunk { segment: self.segment, bytes, last });
+            if last {
+                *self = Intake::new(self.segment_bytes, self.chunk_bytes, self.segment.plus(whole as u64));
             }
         }
         Ok(filled)
@@ -88,17 +105,23 @@ impl Intake {
 
     /// Returns what came since the last part; `None` when nothing did.
     pub(super) fn part(&mut self) -> Option<Part> {
-        if self.parted == self.buffer.len() {
+        let taken = self.taken();
+        if self.parted == taken {
             return None;
         }
         self.parts += 1;
         if self.parts > PARTS_BETWEEN_WHOLE {
             (self.parts, self.parted) = (1, 0);
         }
-        let bytes = Bytes::copy_from_slice(self.buffer.get(self.parted..)?);
+        let mut bytes = Vec::with_capacity(taken - self.parted);
+        let held = self.chunks.iter().map(Bytes::as_ref).chain([self.filling.as_slice()]);
+        for (number, chunk) in held.enumerate() {
+            let known = self.parted.saturating_sub(number * self.chunk_bytes);
+            bytes.extend_from_slice(chunk.get(known..).unwrap_or_default());
+        }
         let start = self.segment.plus(self.parted as u64);
-        self.parted = self.buffer.len();
-        Some(Part { segment: self.segment, start, bytes })
+        self.parted = taken;
+        Some(Part { segment: self.segment, start, bytes: bytes.into() })
     }
 }
 
@@ -109,6 +132,7 @@ mod tests {
     use super::*;
 
     const SEGMENT: u32 = 64;
+    const CHUNK: usize = 24;
 
     proptest! {
         #[test]
@@ -117,23 +141,26 @@ mod tests {
         ) {
             let start = Lsn(0x1000);
             let byte = |at: u64| (at % 251) as u8;
-            let mut intake = Intake::new(SEGMENT, start);
-            let (mut at, mut held) = (start, start);
+            let mut intake = Intake::new(SEGMENT, CHUNK, start);
+            let (mut at, mut held, mut cut) = (start, start, start);
             for (length, part) in pieces {
                 let piece: Vec<u8> = (at.0..at.0 + length as u64).map(byte).collect();
-                for filled in intake.push(at, &piece).unwrap() {
-                    prop_assert_eq!(filled.bytes.len(), SEGMENT as usize);
-                    prop_assert!(filled.start <= held && filled.start.0.is_multiple_of(u64::from(SEGMENT)));
-                    held = filled.start.plus(u64::from(SEGMENT));
-                    for (i, b) in filled.bytes.iter().enumerate() {
-                        prop_assert_eq!(*b, byte(filled.start.0 + i as u64));
+                for chunk in intake.push(at, &piece).unwrap() {
+                    prop_assert_eq!(chunk.segment, cut.segment_start(SEGMENT));
+                    prop_assert!(chunk.bytes.iter().copied().eq((cut.0..).map(byte).take(chunk.bytes.len())));
+                    cut = cut.plus(chunk.bytes.len() as u64);
+                    prop_assert_eq!(chunk.last, cut == chunk.segment.plus(SEGMENT.into()));
+                    prop_assert!(chunk.last || chunk.bytes.len() == CHUNK);
+                    if chunk.last {
+                        prop_assert!(chunk.segment <= held);
+                        held = cut;
                     }
                 }
                 at = at.plus(length as u64);
                 prop_assert_eq!(intake.end(), at);
                 if part && let Some(part) = intake.part() {
                     prop_assert!(part.start == part.segment || part.start == held);
-                    prop_assert_eq!(part.bytes[0], byte(part.start.0));
+                    prop_assert!(part.bytes.iter().copied().eq((part.start.0..).map(byte).take(part.bytes.len())));
                     prop_assert_eq!(part.end(), at);
                     held = at;
                     prop_assert_eq!(intake.part(), None);
@@ -144,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_quiet_segment_is_sent_whole_now_and_then() {
-        let mut intake = Intake::new(1024, Lsn(0));
+        let mut intake = Intake::new(1024, 100, Lsn(0));
         let mut longest = 0;
         for at in 0..200 {
             intake.push(Lsn(at), &[7]).unwrap();
@@ -157,7 +184,7 @@ mod tests {
 
     #[test]
     fn refuses_what_does_not_join() {
-        let mut intake = Intake::new(SEGMENT, Lsn(64));
+        let mut intake = Intake::new(SEGMENT, CHUNK, Lsn(64));
         intake.push(Lsn(64), &[1; 10]).unwrap();
         assert_eq!(intake.push(Lsn(80), &[1]), Err(Disjoint { expected: Lsn(74), found: Lsn(80) }));
         assert_eq!(intake.push(Lsn(64), &[1]), Err(Disjoint { expected: Lsn(74), found: Lsn(64) }));

@@ -15,13 +15,15 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 use super::Error;
 use super::decode::Decoder;
 use super::held::Held;
-use super::intake::{Filled, Intake};
+use super::intake::{Chunk, Intake};
 use super::receive::Event;
 use super::resume::{Begin, Parts};
+use super::sealers::Sealing;
 use super::shelf::Shelf;
 use super::status::Waiting;
 use crate::lsn::Lsn;
 use crate::manifest::wal_index::WalIndex;
+use crate::seal::CHUNK_BYTES;
 use crate::timeline::TimelineId;
 use crate::vault::ObjectName;
 
@@ -48,6 +50,8 @@ pub(super) struct Keeper {
 struct Line {
     timeline: TimelineId,
     intake: Intake,
+    /// The unfinished segment, as far as it was sealed.
+    sealing: Option<Sealing>,
     held: Held,
     decoder: Option<Decoder>,
     indexes: VecDeque<WalIndex>,
@@ -124,7 +128,8 @@ impl Keeper {
         let Begin { place, builder, indexes, parts, needless } = begin;
         self.line = Some(Line {
             timeline: place.timeline,
-            intake: Intake::new(self.shelf.segment_bytes, place.at),
+            intake: Intake::new(self.shelf.segment_bytes, CHUNK_BYTES, place.at),
+            sealing: None,
             held: Held::new(place.at),
             decoder: Some(Decoder::start(builder, self.shelf.status.clone())),
             indexes: indexes.into(),
@@ -144,19 +149,37 @@ impl Keeper {
         if let Some(decoder) = &line.decoder {
             decoder.feed(data.clone()).await;
         }
-        let filled = line
+        let chunks = line
             .intake
             .push(start, &data)
             .map_err(|d| Error::Disjoint { expected: d.expected, found: d.found })?;
-        let timeline = line.timeline;
-        line.segments_sent += filled.len();
-        for Filled { start, bytes } in filled {
-            let (shelf, end) = (self.shelf.clone(), start.plus(bytes.len() as u64));
-            self.jobs.spawn(async move {
-                shelf.put_segment(timeline, start, bytes).await?;
-                Ok(Done::Segment { start, end })
-            });
+        for chunk in chunks {
+            self.chunk(chunk).await?;
         }
+        Ok(())
+    }
+
+    /// Has a chunk sealed; the last of a segment sends it on its way.
+    async fn chunk(&mut self, chunk: Chunk) -> Result<(), Error> {
+        let Chunk { segment, bytes, last } = chunk;
+        let line = self.line.as_mut().ok_or(Error::Thread)?;
+        let name = self.shelf.segment_name(line.timeline, segment);
+        let mut sealing = match line.sealing.take() {
+            Some(begun) => begun,
+            None => self.shelf.sealing(&name)?,
+        };
+        sealing.chunk(&self.shelf.sealers, bytes, last).await?;
+        if !last {
+            line.sealing = Some(sealing);
+            return Ok(());
+        }
+        line.segments_sent += 1;
+        let (shelf, end) = (self.shelf.clone(), segment.plus(self.shelf.segment_bytes.into()));
+        self.jobs.spawn(async move {
+            let sealed = sealing.finish().await?;
+            shelf.put_sealed(&name, sealed).await?;
+            Ok(Done::Segment { start: segment, end })
+        });
         Ok(())
     }
 

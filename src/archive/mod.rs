@@ -1,7 +1,8 @@
 //! The job that keeps one node's WAL: from the replication slot to a quorum of zones.
 //!
-//! slot -> [`receive`] -> [`intake`] -> segments, and every second a part of the unfinished one -> zones
-//!                     -> [`decode`] -> an index a segment                                       -> zones
+//! slot -> [`receive`] -> [`intake`] -> chunks of segments, sealed while the rest arrives -> zones
+//!                     -> [`intake`] -> every second a part of the unfinished one -> zones
+//!                     -> [`decode`] -> an index a segment                      -> zones
 //!
 //! Invariants: the slot moves only to what a quorum holds without a gap; a segment's index exists only
 //! when that segment and all before it are held; what is in memory is bounded, and while the zones do
@@ -16,6 +17,7 @@ mod intake;
 mod keep;
 mod receive;
 mod resume;
+mod sealers;
 mod shelf;
 mod status;
 
@@ -30,6 +32,7 @@ use crate::node::{ConnectionOptions, NodeFacts};
 use crate::vault::Vault;
 use keep::Keeper;
 use receive::Receiver;
+use sealers::Sealers;
 use shelf::Shelf;
 
 pub use error::{Error, Gap};
@@ -85,6 +88,7 @@ pub async fn run(
         node: options.node.clone(),
         segment_bytes: options.segment_bytes,
         level: options.level,
+        sealers: Sealers::start(),
         status,
         give_up: give_up.clone(),
     };

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::intake::Part;
+use super::sealers::{Sealers, Sealing};
 use super::status::{Mishap, Status};
 use crate::class::Classified;
 use crate::ids::NodeName;
@@ -29,6 +30,7 @@ pub(super) struct Shelf {
     pub(super) segment_bytes: u32,
     /// zstd level.
     pub(super) level: i32,
+    pub(super) sealers: Sealers,
     pub(super) status: watch::Sender<Status>,
     /// Ends waiting for zones that do not answer.
     pub(super) give_up: CancellationToken,
@@ -90,18 +92,16 @@ impl Shelf {
     }
 
     pub(super) async fn segment(&self, timeline: TimelineId, start: Lsn) -> Result<Bytes, Error> {
-        let wal = self.wal(timeline, start);
-        Ok(self.vault.get(&ObjectName::Segment { node: self.node.clone(), wal }).await?)
+        Ok(self.vault.get(&self.segment_name(timeline, start)).await?)
     }
 
-    pub(super) async fn put_segment(
-        &self,
-        timeline: TimelineId,
-        start: Lsn,
-        bytes: Bytes,
-    ) -> Result<(), Error> {
-        let wal = self.wal(timeline, start);
-        self.put(&ObjectName::Segment { node: self.node.clone(), wal }, bytes).await
+    pub(super) fn segment_name(&self, timeline: TimelineId, start: Lsn) -> ObjectName {
+        ObjectName::Segment { node: self.node.clone(), wal: self.wal(timeline, start) }
+    }
+
+    /// Begins to seal an object chunk by chunk.
+    pub(super) fn sealing(&self, name: &ObjectName) -> Result<Sealing, Error> {
+        Ok(Sealing::new(self.vault.object_key(name, self.level)?))
     }
 
     /// Returns the name that [`Shelf::put_part`] gives.
@@ -133,10 +133,16 @@ impl Shelf {
         self.put(&ObjectName::History { node: self.node.clone(), timeline }, text.into()).await
     }
 
-    async fn put(&self, name: &ObjectName, bytes: Bytes) -> Result<(), Error> {
+    async fn put(&self, name: &ObjectName, plain: Bytes) -> Result<(), Error> {
+        let key = self.vault.object_key(name, self.level)?;
+        self.put_sealed(name, self.sealers.whole(key, &plain).await?).await
+    }
+
+    /// Keeps what was sealed for this name. Each try sends the same bytes.
+    pub(super) async fn put_sealed(&self, name: &ObjectName, sealed: Bytes) -> Result<(), Error> {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
-            let error = match self.vault.put(name, bytes.clone(), self.level).await {
+            let error = match self.vault.put_contents(name, sealed.clone()).await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_clash() => return Err(error.into()),
                 Err(error) => error,

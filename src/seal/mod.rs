@@ -26,7 +26,7 @@ mod squeeze;
 
 pub use header::HEADER_BYTES;
 pub use key::{EpochId, EpochKey, KeyId, KeyRing, MasterKey};
-pub use open::{Opener, Walk, last_chunk, open};
+pub use open::{Opener, Walk, last_chunk, open, same_contents};
 pub use sealer::{Assembly, ChunkPlace, ObjectKey, Sealer, Seat};
 
 use crate::class::{Class, Classified};

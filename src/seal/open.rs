@@ -125,6 +125,34 @@ pub fn open(ring: &KeyRing, name: &str, object: &[u8]) -> Result<Vec<u8>, Error>
     Ok(plain)
 }
 
+/// Returns whether two objects that were stored under `name` have the same contents. An error is of the first
+/// object, which is opened to its end, wherever they differ.
+pub fn same_contents(ring: &KeyRing, name: &str, first: &[u8], second: &[u8]) -> Result<bool, Error> {
+    let mut walks = (Walk::new(ring, name, first)?, Walk::new(ring, name, second)?);
+    let (mut plain, mut other, mut taken, mut same) = (Vec::new(), Vec::new(), 0, true);
+    while walks.0.next_into(first, &mut plain)? {
+        let mut left = plain.as_slice();
+        while same && !left.is_empty() {
+            if taken == other.len() {
+                taken = 0;
+                same = walks.1.next_into(second, &mut other)?;
+                continue;
+            }
+            let both = left.len().min(other.len() - taken);
+            same = left.get(..both) == other.get(taken..taken + both);
+            left = left.get(both..).unwrap_or_default();
+            taken += both;
+        }
+    }
+    while same && taken == other.len() {
+        taken = 0;
+        if !walks.1.next_into(second, &mut other)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Returns the last chunk as it lies at the end of an object, and its index, where `tail` (the
 /// object's last bytes) holds all of it; else how many bytes from the end it takes.
 pub fn last_chunk(tail: &[u8]) -> Result<(u32, &[u8]), usize> {

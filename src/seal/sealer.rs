@@ -137,6 +137,11 @@ impl Assembly {
         Assembly { key, object, next: 0, newest: 0, closed: false }
     }
 
+    /// Makes room for so many bytes of sealed chunks.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.object.reserve_exact(bytes + TRAILER_BYTES);
+    }
+
     /// Appends a chunk that was sealed elsewhere; chunks come in the order of their seats.
     pub fn append(&mut self, index: u32, last: bool, sealed: &[u8]) -> Result<ChunkPlace, Error> {
         let place = self.place(index, last, sealed.len())?;

@@ -27,6 +27,39 @@ fn what_is_sealed_opens() {
 }
 
 #[test]
+fn contents_are_compared_however_they_were_cut_into_chunks() {
+    let (ring, key) = ring();
+    let sealed = |cuts: &[usize], plain: &[u8]| {
+        let mut sealer = Sealer::new(&key, "a", 1);
+        let mut rest = plain;
+        for cut in cuts {
+            let (chunk, behind) = rest.split_at(*cut);
+            sealer.chunk(chunk, false).unwrap();
+            rest = behind;
+        }
+        sealer.chunk(rest, true).unwrap();
+        sealer.finish().unwrap()
+    };
+    let plain = plain(1000);
+    let mut other = plain.clone();
+    other[999] ^= 1;
+    let one = sealed(&[10, 0, 300], &plain);
+    let same = |theirs: &[u8], ours: &[u8]| same_contents(&ring, "a", theirs, ours);
+    for cuts in [&[][..], &[1000], &[310, 1], &[0, 0, 999]] {
+        assert!(same(&one, &sealed(cuts, &plain)).unwrap() && same(&sealed(cuts, &plain), &one).unwrap());
+        for other in [&other[..], &plain[..999], &[]] {
+            let cuts = if other.len() == 1000 { cuts } else { &[] };
+            let other = sealed(cuts, other);
+            assert!(!same(&one, &other).unwrap() && !same(&other, &one).unwrap());
+            let mut damaged = other.to_vec();
+            let at = damaged.len() - 10;
+            damaged[at] ^= 1;
+            assert!(same(&damaged, &one).is_err(), "damage is seen also behind a difference");
+        }
+    }
+}
+
+#[test]
 fn chunks_open_alone_and_were_sealed_by_several() {
     let (ring, epoch) = ring();
     let key = ObjectKey::new(&epoch, "pack", 3);
