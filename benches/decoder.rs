@@ -122,16 +122,22 @@ fn busy() -> Option<Duration> {
     said.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
+/// What is shorter is run several times together: the system counts in ticks.
+const SHORTEST: Duration = Duration::from_millis(50);
+
 fn median(mut run: impl FnMut()) -> Duration {
-    let mut times: Vec<Duration> = (0..RUNS)
+    let began = Instant::now();
+    run();
+    let times = (SHORTEST.as_secs_f64() / began.elapsed().as_secs_f64()).ceil().max(1.0) as u32;
+    let mut all: Vec<Duration> = (0..RUNS)
         .map(|_| {
-            let (began, busy) = (Instant::now(), busy());
-            run();
-            self::busy().zip(busy).map_or_else(|| began.elapsed(), |(now, then)| now - then)
+            let (began, then) = (Instant::now(), busy());
+            (0..times).for_each(|_| run());
+            busy().zip(then).map_or_else(|| began.elapsed(), |(now, then)| now - then) / times
         })
         .collect();
-    times.sort();
-    times[RUNS / 2]
+    all.sort();
+    all[RUNS / 2]
 }
 
 /// Returns the number of records, and of bytes up to the end of the last.
