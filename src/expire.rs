@@ -105,7 +105,7 @@ async fn expire(
     let named = named.filter_map(|o| Some((ObjectName::parse(vault.cluster(), &o.name)?, o.size)));
     let objects: BTreeMap<ObjectName, u64> = named.collect();
     let doomed = retention::decide(clock::now(), options.window_days, &vault::holdings(held, objects.keys()));
-    let steps = vault::doomed_names(node, held.doc.segment_bytes, &doomed, objects.keys());
+    let steps = vault::doomed_names(node, held.segment_bytes(), &doomed, objects.keys());
     let report = NodeReport {
         backups: doomed.backups.iter().map(ToString::to_string).collect(),
         packs: doomed.packs.len() as u64,

@@ -159,8 +159,7 @@ fn garbage(vault: &Vault, node: &NodeName, held: &NodeCatalog, listing: &Listing
     if held.bad_backups.is_empty() && listing.complete {
         let holdings = vault::holdings(held, all());
         let doomed = retention::decide(clock::now(), u32::MAX, &holdings);
-        garbage
-            .extend(vault::doomed_names(node, held.doc.segment_bytes, &doomed, all()).into_iter().flatten());
+        garbage.extend(vault::doomed_names(node, held.segment_bytes(), &doomed, all()).into_iter().flatten());
         garbage.extend(packs_of_gone(&holdings, all()));
     }
     if listing.silent.is_empty() {

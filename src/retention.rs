@@ -26,6 +26,8 @@ const DAY_MICROS: i64 = 86_400_000_000;
 #[derive(Clone, Debug, Default)]
 pub struct Holdings {
     pub segment_bytes: u32,
+    /// As its server writes them: recovery looks at the first page of the segment in which it begins.
+    pub server_segment_bytes: u32,
     pub backups: Vec<Backup>,
     pub segments: Vec<Segment>,
     pub packs: BTreeSet<Pack>,
@@ -114,7 +116,8 @@ fn doomed_segments(held: &Holdings, kept: &BTreeSet<BackupId>) -> Vec<(TimelineI
     // Positions only grow along any history, so this holds for every timeline.
     let starts = held.backups.iter().filter(|b| kept.contains(&b.id)).map(|b| b.start);
     let Some(needed_from) = starts.min() else { return Vec::new() };
-    let needed = needed_from.segment(held.segment_bytes.max(1));
+    let begins = needed_from.segment_start(held.server_segment_bytes.max(1));
+    let needed = begins.segment(held.segment_bytes.max(1));
     let old = held.segments.iter().filter(|s| s.number < needed);
     old.map(|s| (s.timeline, s.number)).collect()
 }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::node::{ConnectionOptions, NodeFacts};
-use crate::vault::Vault;
+use crate::vault::{Vault, kept_segment_bytes};
 use keep::Keeper;
 use receive::Receiver;
 use sealers::Sealers;
@@ -47,7 +47,10 @@ pub struct Options {
     pub slot: String,
     /// As first seen: a server with another one is refused.
     pub system_identifier: String,
+    /// As the vault keeps them.
     pub segment_bytes: u32,
+    /// As the server writes them.
+    pub server_segment_bytes: u32,
     /// zstd level.
     pub level: i32,
     /// How often the unfinished segment is sent.
@@ -64,8 +67,9 @@ impl Options {
             connection,
             slot,
             system_identifier: facts.system_identifier.clone(),
-            segment_bytes: facts.segment_bytes,
-            level: 3,
+            segment_bytes: kept_segment_bytes(facts.segment_bytes),
+            server_segment_bytes: facts.segment_bytes,
+            level: 1,
             part_every: Duration::from_secs(1),
             stop_within: Duration::from_secs(10),
         }
@@ -87,6 +91,7 @@ pub async fn run(
         vault,
         node: options.node.clone(),
         segment_bytes: options.segment_bytes,
+        server_segment_bytes: options.server_segment_bytes,
         level: options.level,
         sealers: Sealers::start(),
         status,

@@ -33,7 +33,8 @@ pub(super) type Parts = BTreeMap<u64, Vec<ObjectName>>;
 
 type AllKept = BTreeMap<TimelineId, Kept>;
 
-/// Finds where to begin after what the vault holds, or after `reached` where that is known.
+/// Finds where to begin after what the vault holds, or after `reached` where that is known. With nothing to go on
+/// from, at the first byte of one of the server's segments, which recovery reads to know the rest.
 pub(super) async fn find(
     shelf: &Shelf,
     history: &History,
@@ -41,6 +42,7 @@ pub(super) async fn find(
     slot: Lsn,
 ) -> Result<Begin, Error> {
     let kept = shelf.kept(slot).await?;
+    let slot = slot.segment_start(shelf.server_segment_bytes);
     let place = choose(history, &kept, reached, slot, shelf.segment_bytes);
     let mut begin = at(shelf, history, &kept, place).await?;
     for (timeline, kept) in kept {
@@ -56,7 +58,7 @@ pub(super) async fn find(
 
 /// Begins at a place that was chosen otherwise: after a gap.
 pub(super) async fn after_gap(shelf: &Shelf, history: &History, slot: Lsn) -> Result<Begin, Error> {
-    let place = fresh(history, slot, shelf.segment_bytes);
+    let place = fresh(history, slot, shelf.server_segment_bytes);
     at(shelf, history, &shelf.kept(slot).await?, place).await
 }
 
@@ -103,11 +105,11 @@ async fn at(shelf: &Shelf, history: &History, kept: &AllKept, place: Place) -> R
         Some(indexed) => shelf.index(timeline, start(indexed)).await?.open_at_end,
         None => Open::default(),
     };
-    let mut builder = IndexBuilder::new(timeline, shelf.segment_bytes, start(first), open);
+    let mut builder = shelf.builder(timeline, start(first), open);
     let mut indexes = Vec::new();
     for next in first..number {
         let Some((fed, finished)) = feed(builder, shelf.segment(timeline, start(next)).await?).await? else {
-            let anew = IndexBuilder::new(place.timeline, shelf.segment_bytes, place.at, Open::default());
+            let anew = shelf.builder(place.timeline, place.at, Open::default());
             return Ok(begin(anew, indexes));
         };
         builder = fed;
@@ -116,7 +118,7 @@ async fn at(shelf: &Shelf, history: &History, kept: &AllKept, place: Place) -> R
     if timeline != place.timeline {
         let last = builder.tail();
         let open = if first == number { last.open_at_start } else { last.open_at_end };
-        builder = IndexBuilder::new(place.timeline, shelf.segment_bytes, place.at, open);
+        builder = shelf.builder(place.timeline, place.at, open);
     }
     Ok(begin(builder, indexes))
 }

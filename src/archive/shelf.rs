@@ -22,12 +22,15 @@ use crate::manifest::wal_index::WalIndex;
 use crate::retry::Backoff;
 use crate::timeline::TimelineId;
 use crate::vault::{ObjectName, Vault, WalName};
+use crate::wal::event::Open;
+use crate::wal::index::IndexBuilder;
 
 #[derive(Clone)]
 pub(super) struct Shelf {
     pub(super) vault: Vault,
     pub(super) node: NodeName,
     pub(super) segment_bytes: u32,
+    pub(super) server_segment_bytes: u32,
     /// zstd level.
     pub(super) level: i32,
     pub(super) sealers: Sealers,
@@ -49,6 +52,11 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 impl Shelf {
+    /// Begins to decode at a segment's first byte with what was open there.
+    pub(super) fn builder(&self, timeline: TimelineId, start: Lsn, open: Open) -> IndexBuilder {
+        IndexBuilder::new(timeline, self.server_segment_bytes, start, open).every(self.segment_bytes)
+    }
+
     fn wal(&self, timeline: TimelineId, start: Lsn) -> WalName {
         WalName::new(timeline, start.segment(self.segment_bytes), self.segment_bytes)
     }

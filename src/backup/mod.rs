@@ -40,7 +40,7 @@ use crate::manifest::backup::{BadPage, Entry, Foot, Head, Kind, VERSION};
 use crate::moment::Moment;
 use crate::node::ConnectionOptions;
 use crate::pgfile::control::ControlFile;
-use crate::vault::{ObjectName, Vault};
+use crate::vault::{ObjectName, Vault, kept_segment_bytes};
 use archived::Needed;
 use bracket::{Bracket, Stopped};
 use copy::{Copied, Copier};
@@ -138,7 +138,7 @@ pub async fn run(
     check_data_directory(&bracket).await?;
     // Better to find now that nobody archives than after hours of copying.
     let flushed = bracket.flushed().await?;
-    let segment_start = flushed.segment_start(bracket.facts.segment_bytes);
+    let segment_start = flushed.segment_start(kept_segment_bytes(bracket.facts.segment_bytes));
     needed(&bracket, options, segment_start, flushed).wait(vault, options.wal_patience).await?;
 
     let started_at = clock::now();
@@ -296,7 +296,7 @@ impl Job<'_> {
             return Ok((None, Some("it was asked for".to_owned())));
         }
         // Its last records are on their way.
-        let segment_start = head.start_lsn.segment_start(head.segment_bytes);
+        let segment_start = head.start_lsn.segment_start(kept_segment_bytes(head.segment_bytes));
         let needed = needed(self.bracket, self.options, segment_start, head.start_lsn);
         needed.wait(self.vault, wal_patience).await?;
         let search = Search { vault: self.vault, head, rewrite_percent, paranoid };
@@ -398,7 +398,7 @@ fn needed(bracket: &Bracket<'_>, options: &BackupOptions, from: Lsn, to: Lsn) ->
     Needed {
         node: options.node.clone(),
         timeline: facts.timeline,
-        segment_bytes: facts.segment_bytes,
+        segment_bytes: kept_segment_bytes(facts.segment_bytes),
         from,
         to,
     }

@@ -21,7 +21,7 @@ use crate::manifest;
 use crate::manifest::backup::{Entry, Extent, Head, Kind, Line, ManifestReader, Pack};
 use crate::manifest::wal_index::{ChangedBlocks, WalIndex};
 use crate::seal::ChunkPlace;
-use crate::vault::{self, ObjectName, Vault, WalName};
+use crate::vault::{self, ObjectName, Vault, WalName, kept_segment_bytes};
 use crate::wal::event::Open;
 use crate::wal::index::IndexBuilder;
 
@@ -156,7 +156,7 @@ impl Search<'_> {
 
     /// Adds what WAL from `from` to our start changed.
     async fn changes(&self, from: Lsn, changes: &mut Changes) -> Result<(), No> {
-        let bytes = self.head.segment_bytes;
+        let bytes = kept_segment_bytes(self.head.segment_bytes);
         let (first, last) = (from.segment(bytes), self.head.start_lsn.segment(bytes));
         let mut open = Open::default();
         let numbers: Vec<u64> = (first..last).collect();
@@ -175,7 +175,7 @@ impl Search<'_> {
 
     /// Reads the index of a finished segment; waits a little for one that must be on its way.
     async fn index(&self, number: u64) -> Result<WalIndex, No> {
-        let wal = WalName::new(self.head.timeline, number, self.head.segment_bytes);
+        let wal = WalName::new(self.head.timeline, number, kept_segment_bytes(self.head.segment_bytes));
         let name = ObjectName::Index { node: self.head.node.clone(), wal };
         for _ in 0..TRIES {
             match self.vault.get(&name).await {
@@ -193,15 +193,16 @@ impl Search<'_> {
     /// Returns what the records in the segment of our start changed, those before it at least.
     async fn begun(&self, number: u64, open: Open) -> Result<Vec<ChangedBlocks>, No> {
         let Head { node, timeline, segment_bytes, start_lsn, .. } = self.head;
-        let held = self.vault.segment_bytes(node, *timeline, number, *segment_bytes).await?;
-        let start = start_lsn.segment_start(*segment_bytes);
+        let kept_bytes = kept_segment_bytes(*segment_bytes);
+        let held = self.vault.segment_bytes(node, *timeline, number, kept_bytes).await?;
+        let start = start_lsn.segment_start(kept_bytes);
         let held = held.filter(|held| start.plus(held.valid.into()) >= *start_lsn);
-        let wal = WalName::new(*timeline, number, *segment_bytes);
+        let wal = WalName::new(*timeline, number, kept_bytes);
         let held =
             held.ok_or_else(|| No::Because(format!("segment {wal} is not archived to {start_lsn}")))?;
         let (timeline, segment_bytes, wanted) = (*timeline, *segment_bytes, *start_lsn);
         let decode = tokio::task::spawn_blocking(move || {
-            let mut builder = IndexBuilder::new(timeline, segment_bytes, start, open);
+            let mut builder = IndexBuilder::new(timeline, segment_bytes, start, open).every(kept_bytes);
             // A finished segment may end in zeros after a switch: what was decoded before them counts.
             let fed = builder.feed(&held.bytes);
             (fed, builder.decoded_to(), builder.tail())

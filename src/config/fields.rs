@@ -117,7 +117,11 @@ pub const FIELDS: &[Field] = &[
         Value("1000"),
         "How often the unfinished WAL segment is sent, in milliseconds, 100 to 60000: about what the sudden death of a node can lose.",
     ),
-    field("archive.level", Value("3"), "zstd level of WAL, 1 to 19."),
+    field(
+        "archive.level",
+        Value("1"),
+        "zstd level of WAL, 1 to 19. On WAL, level 3 is 2 per cent smaller than 1 and takes half as much time again.",
+    ),
     field(
         "retention.days",
         Value("35"),

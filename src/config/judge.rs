@@ -50,7 +50,7 @@ impl Judge<'_> {
                     self.number("archive.part_interval_ms", raw.archive.part_interval_ms, 1000, 100, 60_000)?
                         .unsigned_abs(),
                 ),
-                level: self.number("archive.level", raw.archive.level, 3, 1, 19)? as i32,
+                level: self.number("archive.level", raw.archive.level, 1, 1, 19)? as i32,
             },
             retention_days: self.number("retention.days", raw.retention.days, 35, 1, 36_500)? as u32,
         })

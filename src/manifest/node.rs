@@ -18,6 +18,7 @@ pub struct NodeDoc {
     pub system_identifier: String,
     /// As `server_version_num`: 150018.
     pub postgres_version: u32,
+    /// The server's own; the vault's are perhaps shorter.
     pub segment_bytes: u32,
     pub recorded_at: Moment,
 }

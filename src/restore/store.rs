@@ -13,7 +13,7 @@ use crate::ids::{BackupId, NodeName};
 use crate::manifest::backup::{Ends, Pack};
 use crate::seal::ChunkPlace;
 use crate::timeline::TimelineId;
-use crate::vault::{ObjectName, Vault};
+use crate::vault::{ObjectName, Vault, kept_segment_bytes};
 use crate::wal::segment::Segment;
 
 /// Where everything comes from. Whatever it returns is authenticated.
@@ -113,9 +113,9 @@ impl<S: Store> NodeWal<S> {
         NodeWal { store, plan }
     }
 
-    /// Returns how many bytes of a segment the plan counts on; `None` where it does not name the segment.
+    /// Returns how many bytes of one of the vault's segments the plan counts on; `None` where it does not name it.
     fn planned(&self, Segment { timeline, number }: Segment) -> Option<u64> {
-        let full = u64::from(self.plan.segment_bytes);
+        let full = u64::from(kept_segment_bytes(self.plan.segment_bytes));
         let fits = |r: &&WalRange| r.timeline == timeline && (r.first..=r.last).contains(&number);
         let range = self.plan.wal.iter().find(fits)?;
         Some(match number.cmp(&range.last) {
@@ -126,16 +126,54 @@ impl<S: Store> NodeWal<S> {
         })
     }
 
+    /// Returns one of the server's segments: where the vault keeps it in pieces, put together along the plan's
+    /// timelines. Before the plan's beginning recovery looks at the first page alone.
     async fn segment(&self, segment: Segment) -> Result<Option<Bytes>, Error> {
-        let plan = &self.plan;
+        let (full, kept) = (self.plan.segment_bytes, kept_segment_bytes(self.plan.segment_bytes));
+        if full == kept {
+            return self.kept(segment).await;
+        }
+        let first = segment.start(full).segment(kept);
+        let last = segment.end(full).segment(kept) - 1;
+        let reaches = |r: &&WalRange| r.timeline == segment.timeline && r.first <= last && r.last >= first;
+        let Some(range) = self.plan.wal.iter().find(reaches) else {
+            let begun = self.kept(Segment { number: first, ..segment }).await?;
+            return Ok(begun.map(|bytes| padded(&bytes, full as usize)));
+        };
+        let mut whole = Vec::with_capacity(full as usize);
+        for number in first..=last {
+            let holds = |r: &&WalRange| r.timeline <= range.timeline && (r.first..=r.last).contains(&number);
+            let piece = match self.plan.wal.iter().rev().find(holds) {
+                Some(r) => self.kept(Segment { timeline: r.timeline, number }).await?,
+                None if number == first => self.before(segment.timeline, number).await?,
+                None => self.kept(Segment { number, ..segment }).await?,
+            };
+            whole.extend_from_slice(&piece.unwrap_or_default());
+            whole.resize((number - first + 1) as usize * kept as usize, 0);
+        }
+        Ok(Some(whole.into()))
+    }
+
+    /// Returns a segment of the vault that lies before the plan's WAL, of this timeline or an ancestor.
+    async fn before(&self, timeline: TimelineId, number: u64) -> Result<Option<Bytes>, Error> {
+        for timeline in (1..=timeline.0).rev().map(TimelineId) {
+            let kept = kept_segment_bytes(self.plan.segment_bytes);
+            let found = self.store.segment(&self.plan.node, Segment { timeline, number }, kept).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns one of the vault's segments, whole.
+    async fn kept(&self, segment: Segment) -> Result<Option<Bytes>, Error> {
+        let (plan, kept) = (&self.plan, kept_segment_bytes(self.plan.segment_bytes));
         let Some(needed) = self.planned(segment) else { return self.beyond(segment).await };
-        let found = self.store.segment(&plan.node, segment, plan.segment_bytes).await?;
+        let found = self.store.segment(&plan.node, segment, kept).await?;
         match found.filter(|bytes| bytes.len() as u64 >= needed) {
             Some(bytes) => Ok(Some(whole(bytes, segment, plan))),
-            None => Err(Error::MissingWal {
-                node: plan.node.clone(),
-                segment: segment.file_name(plan.segment_bytes),
-            }),
+            None => Err(Error::MissingWal { node: plan.node.clone(), segment: segment.file_name(kept) }),
         }
     }
 
@@ -147,7 +185,7 @@ impl<S: Store> NodeWal<S> {
         if plan.stop_before.is_none() || last != Some((segment.timeline, segment.number)) {
             return Ok(None);
         }
-        match self.store.segment(&plan.node, segment, plan.segment_bytes).await {
+        match self.store.segment(&plan.node, segment, kept_segment_bytes(plan.segment_bytes)).await {
             Ok(found) => Ok(found.map(|bytes| whole(bytes, segment, plan))),
             Err(error) => {
                 tracing::debug!(node = %plan.node, %error, "the segment after the planned ones is not read");
@@ -166,10 +204,10 @@ impl<S: Store> NodeWal<S> {
     }
 }
 
-/// Fills a segment up with zeros: at the end of what is archived, or where the plan's WAL ends.
+/// Fills a segment of the vault up with zeros: at the end of what is archived, or where the plan's WAL ends.
 fn whole(bytes: Bytes, segment: Segment, plan: &NodePlan) -> Bytes {
-    let full = plan.segment_bytes as usize;
-    let start = segment.start(plan.segment_bytes).0;
+    let kept = kept_segment_bytes(plan.segment_bytes);
+    let (full, start) = (kept as usize, segment.start(kept).0);
     let mut valid = bytes.len().min(full);
     if plan.stop_before.is_none() {
         valid = valid.min(usize::try_from(plan.wal_end.0.saturating_sub(start)).unwrap_or(usize::MAX));
@@ -177,8 +215,13 @@ fn whole(bytes: Bytes, segment: Segment, plan: &NodePlan) -> Bytes {
     if valid == full && bytes.len() == full {
         return bytes;
     }
-    let mut padded = bytes.get(..valid).unwrap_or_default().to_vec();
-    padded.resize(full, 0);
+    padded(bytes.get(..valid).unwrap_or_default(), full)
+}
+
+fn padded(bytes: &[u8], length: usize) -> Bytes {
+    let mut padded = Vec::with_capacity(length);
+    padded.extend_from_slice(bytes);
+    padded.resize(length, 0);
     padded.into()
 }
 

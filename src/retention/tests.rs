@@ -42,7 +42,7 @@ fn holdings(backups: Vec<Backup>, hours: u64) -> Holdings {
     let packs = backups.iter().flat_map(|b| b.packs.clone()).collect();
     let segments = (0..hours).map(segment).collect();
     let clocks = (0..hours).map(|hour| (moment(hour * 60), moment(hour * 60 + 59))).collect();
-    Holdings { segment_bytes: SEGMENT, backups, segments, packs, clocks }
+    Holdings { segment_bytes: SEGMENT, server_segment_bytes: SEGMENT, backups, segments, packs, clocks }
 }
 
 /// Which bytes of WAL are there.

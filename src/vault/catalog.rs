@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
 
-use super::layout::folder;
+use super::layout::{folder, kept_segment_bytes};
 use super::segments::{PartRange, Piece, Segments};
 use super::{Error, ObjectName, Vault, WalName};
 use crate::flow;
@@ -151,7 +151,7 @@ impl NodeCatalog {
         let mut found = Found::default();
         for listed in &listing.objects {
             if let Some(name) = ObjectName::parse(vault.cluster(), &listed.name) {
-                found.take(name, doc.segment_bytes);
+                found.take(name, kept_segment_bytes(doc.segment_bytes));
             }
         }
         let backups = found.backups(vault, node, near).await;
@@ -170,9 +170,14 @@ impl NodeCatalog {
         }))
     }
 
+    /// Returns how long the vault's segments of this node are; the server's own may be longer.
+    pub fn segment_bytes(&self) -> u32 {
+        kept_segment_bytes(self.doc.segment_bytes)
+    }
+
     /// Returns the name of a segment.
     pub fn wal_name(&self, timeline: TimelineId, number: u64) -> WalName {
-        WalName::new(timeline, number, self.doc.segment_bytes)
+        WalName::new(timeline, number, self.segment_bytes())
     }
 
     /// Returns the runs of complete segments of a timeline, oldest first: between two runs is a gap.

@@ -14,7 +14,7 @@ use crate::zones::ZoneMask;
 
 /// Returns what is held of a node; `objects` are all of its names.
 pub fn holdings<'o>(held: &NodeCatalog, objects: impl Iterator<Item = &'o ObjectName>) -> Holdings {
-    let segment_bytes = held.doc.segment_bytes;
+    let segment_bytes = held.segment_bytes();
     let segment = |((timeline, number), state): ((TimelineId, u64), SegmentState)| {
         let start = Lsn(number.saturating_mul(segment_bytes.into()));
         let length = if state.complete { segment_bytes } else { state.joined() };
@@ -26,6 +26,7 @@ pub fn holdings<'o>(held: &NodeCatalog, objects: impl Iterator<Item = &'o Object
     };
     Holdings {
         segment_bytes,
+        server_segment_bytes: held.doc.segment_bytes,
         backups: held.backups.iter().map(backup).collect(),
         segments: held.segments.iter().map(segment).collect(),
         packs: objects.filter_map(pack).collect(),

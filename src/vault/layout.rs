@@ -13,6 +13,9 @@
 //! <cluster>/nodes/<node>/backups/<backup>/gone         and does not when this does
 //! <cluster>/nodes/<node>/packs/<backup>/<number, 6 digits>
 //! ```
+//! A server's segment of more than 16 MiB is kept as segments of that size, named as a server with such segments
+//! would name them ([`kept_segment_bytes`]): no object, and nobody who reads or writes one, is larger for it.
+//!
 //! Timelines (8 digits) and segments (24) are written as PostgreSQL writes them, start and end as 8
 //! hexadecimal digits, moments as 16: microseconds of Unix time.
 
@@ -23,6 +26,14 @@ use crate::ids::{BackupId, ClusterName, NodeName};
 use crate::moment::Moment;
 use crate::seal::{EpochId, KeyId};
 use crate::timeline::TimelineId;
+
+/// Longer segments of a server are kept in pieces of this length.
+const KEPT_SEGMENT_BYTES_MAX: u32 = 16 << 20;
+
+/// Returns how long the vault's segments are of a server whose own are `server_segment_bytes` long. Powers of two both.
+pub fn kept_segment_bytes(server_segment_bytes: u32) -> u32 {
+    server_segment_bytes.min(KEPT_SEGMENT_BYTES_MAX)
+}
 
 /// A WAL segment's file name. Its number takes the cluster's segment size to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -26,7 +26,7 @@ pub use backups::{ManifestBlocks, ManifestSealer};
 pub use catalog::{Catalog, Near, NodeCatalog};
 pub use error::Error;
 pub use holdings::{doomed_names, holdings, outgrown_clocks, spent_tombstones};
-pub use layout::{ObjectName, WalName};
+pub use layout::{ObjectName, WalName, kept_segment_bytes};
 pub use mend::Mended;
 pub use objects::Stored;
 pub use segment::SegmentBytes;

@@ -35,6 +35,12 @@ impl IndexBuilder {
         }
     }
 
+    /// Makes an index of every `bytes`, of which a segment is a multiple, in place of one a segment.
+    pub fn every(mut self, bytes: u32) -> Self {
+        self.collector.segment_bytes = bytes;
+        self
+    }
+
     /// Takes in the bytes that follow; returns the indexes that they finished.
     ///
     /// # Errors

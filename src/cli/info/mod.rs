@@ -114,8 +114,8 @@ fn backup(summary: &Ends) -> Backup {
 /// The end of the newest timeline's WAL.
 fn archived(held: &NodeCatalog, window: Option<&NodeWindow>) -> Option<Archived> {
     let ((timeline, number), state) = held.segments.last()?;
-    let length = if state.complete { held.doc.segment_bytes } else { state.joined() };
-    let to = Lsn(number.saturating_mul(u64::from(held.doc.segment_bytes))).plus(u64::from(length));
+    let length = if state.complete { held.segment_bytes() } else { state.joined() };
+    let to = Lsn(number.saturating_mul(u64::from(held.segment_bytes()))).plus(u64::from(length));
     Some(Archived { timeline, to, at: window.and_then(|w| w.latest) })
 }
 

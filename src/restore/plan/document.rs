@@ -53,6 +53,7 @@ pub struct NodePlan {
     pub system_identifier: String,
     /// As `server_version_num`.
     pub postgres_version: u32,
+    /// The server's.
     pub segment_bytes: u32,
     pub backup: BackupId,
     /// Recovery begins here.
@@ -62,7 +63,7 @@ pub struct NodePlan {
     pub backup_stopped_at: Moment,
     /// The timeline to follow (`recovery_target_timeline`); its history file is in the vault unless it is the first.
     pub timeline: TimelineId,
-    /// Segments that recovery reads, in order.
+    /// The vault's segments that recovery reads, in order.
     pub wal: Vec<WalRange>,
     /// The end of the valid WAL of the last segment read.
     pub wal_end: Lsn,

@@ -86,6 +86,11 @@ impl<'a> Line<'a> {
     }
 
     fn bytes(&self) -> u32 {
+        self.catalog.segment_bytes()
+    }
+
+    /// Returns how long the server's segments are: the pages tell where one begins.
+    fn own_bytes(&self) -> u32 {
         self.catalog.doc.segment_bytes
     }
 
@@ -171,7 +176,8 @@ impl<'a> Line<'a> {
         let start = if before.is_some() { number } else { from };
         let timeline = self.timeline_of(start).ok_or_else(|| self.gap(start))?;
         let mut builder =
-            IndexBuilder::new(timeline, self.bytes(), self.start_of(start), open.unwrap_or_default());
+            IndexBuilder::new(timeline, self.own_bytes(), self.start_of(start), open.unwrap_or_default())
+                .every(self.bytes());
         let mut made = Vec::new();
         for at in start..=number.saturating_add(1).min(self.last) {
             let bytes = self.read(at).await?;
@@ -193,7 +199,7 @@ impl<'a> Line<'a> {
     /// Returns every event of the records that begin in a segment, ordinary commits included, and where
     /// the next record begins or would.
     pub(super) async fn events(&self, number: u64, open: Open) -> Result<(Vec<Event>, Lsn), Error> {
-        let mut scan = EventScan::new(self.bytes(), self.start_of(number), open);
+        let mut scan = EventScan::new(self.own_bytes(), self.start_of(number), open);
         let next = self.start_of(number.saturating_add(1));
         let mut events = Vec::new();
         let mut at = number;

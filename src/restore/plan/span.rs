@@ -35,7 +35,7 @@ impl Log for Span<'_> {
     }
 
     fn segment_bytes(&self) -> u32 {
-        self.line.catalog.doc.segment_bytes
+        self.line.catalog.segment_bytes()
     }
 
     fn written_at(&self, time: Moment) -> Option<u64> {
