@@ -8,10 +8,13 @@ use super::Error;
 use crate::class::{Class, Classified};
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
+use crate::retry::Backoff;
 use crate::timeline::TimelineId;
 use crate::vault::{ObjectName, Vault, WalName};
 
-const POLL: Duration = Duration::from_millis(250);
+/// Between looks: soon at first, since WAL is mostly just on its way.
+const FIRST_POLL: Duration = Duration::from_millis(10);
+const LONGEST_POLL: Duration = Duration::from_millis(250);
 
 /// A range of one node's WAL.
 #[derive(Clone, Debug)]
@@ -28,6 +31,7 @@ impl Needed {
     pub(super) async fn wait(&self, vault: &Vault, patience: Duration) -> Result<(), Error> {
         let mut held = self.from;
         let mut moved = Instant::now();
+        let mut poll = Backoff::new(FIRST_POLL, LONGEST_POLL);
         loop {
             let now = match self.held(vault, held).await {
                 // Zones that do not answer now are waited for as an agent is.
@@ -42,6 +46,7 @@ impl Needed {
             }
             if now > held {
                 (held, moved) = (now, Instant::now());
+                poll.reset();
             }
             if moved.elapsed() >= patience {
                 return Err(Error::NotArchived {
@@ -52,7 +57,7 @@ impl Needed {
                     waited: patience,
                 });
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(poll.wait()).await;
         }
     }
 

@@ -41,6 +41,7 @@ use crate::moment::Moment;
 use crate::node::ConnectionOptions;
 use crate::pgfile::control::ControlFile;
 use crate::vault::{ObjectName, Vault, kept_segment_bytes};
+use crate::wal::segment::is_first_record;
 use archived::Needed;
 use bracket::{Bracket, Stopped};
 use copy::{Copied, Copier};
@@ -136,11 +137,7 @@ pub async fn run(
     progress.phase(Phase::Starting);
     let bracket = Bracket::open(options, connection).await?;
     check_data_directory(&bracket).await?;
-    // Better to find now that nobody archives than after hours of copying.
     let flushed = bracket.flushed().await?;
-    let segment_start = flushed.segment_start(kept_segment_bytes(bracket.facts.segment_bytes));
-    needed(&bracket, options, segment_start, flushed).wait(vault, options.wal_patience).await?;
-
     let started_at = clock::now();
     let job = Job {
         options,
@@ -151,7 +148,7 @@ pub async fn run(
         next_pack: Arc::default(),
         progress,
     };
-    let outcome = job.run().await;
+    let outcome = job.run(flushed).await;
     if outcome.is_err() {
         job.clean_up().await;
     }
@@ -180,9 +177,13 @@ struct Stored {
 }
 
 impl Job<'_> {
-    async fn run(&self) -> Result<BackupReport, Error> {
+    async fn run(&self, flushed: Lsn) -> Result<BackupReport, Error> {
         let facts = &self.bracket.facts;
-        let start = self.bracket.start().await?;
+        // Better to find now that nobody archives than after hours of copying.
+        let segment_start = flushed.segment_start(kept_segment_bytes(facts.segment_bytes));
+        let archived = needed(self.bracket, self.options, segment_start, flushed);
+        let archived = archived.wait(self.vault, self.options.wal_patience);
+        let (start, ()) = tokio::try_join!(self.bracket.start(), archived)?;
         tracing::info!(node = %self.options.node, backup = %self.backup, %start, "backup began");
         self.progress.phase(Phase::Copying);
         let mut stored = self.copy(start).await?;
@@ -257,14 +258,15 @@ impl Job<'_> {
         let data = facts.data_directory.clone();
         let version = self.bracket.version;
         let scan = tokio::task::spawn_blocking(move || Inventory::scan(&data, version));
-        let mut inventory = scan.await.map_err(|_| Error::Ended)??;
+        let scan = async { scan.await.map_err(|_| Error::Ended)? };
+        let mut head = self.head(start);
+        let (mut inventory, (prior, full_because)) = tokio::try_join!(scan, self.prior(&head))?;
         self.progress.total(inventory.bytes());
         let control = take_control(&mut inventory, facts.data_directory.join(CONTROL_FILE))?;
 
         let folders = inventory.folders.into_iter();
         let folders = folders.map(|f| Entry { path: f.path, kind: Kind::Folder, mode: f.mode }).collect();
-        let mut head = self.head(start, inventory.tablespaces);
-        let (prior, full_because) = self.prior(&head).await?;
+        head.tablespaces = inventory.tablespaces;
         head.goes_on = prior.as_ref().map(|prior| prior.backup.clone());
         let goes_on = head.goes_on.clone();
         let manifest = self.vault.manifest(&head, MANIFEST_LEVEL);
@@ -296,9 +298,13 @@ impl Job<'_> {
             return Ok((None, Some("it was asked for".to_owned())));
         }
         // Its last records are on their way.
-        let segment_start = head.start_lsn.segment_start(kept_segment_bytes(head.segment_bytes));
-        let needed = needed(self.bracket, self.options, segment_start, head.start_lsn);
-        needed.wait(self.vault, wal_patience).await?;
+        let kept_bytes = kept_segment_bytes(head.segment_bytes);
+        let mut to = head.start_lsn;
+        if is_first_record(to, head.segment_bytes) {
+            to = to.segment_start(kept_bytes);
+        }
+        let from = Lsn(to.0.saturating_sub(1)).segment_start(kept_bytes);
+        needed(self.bracket, self.options, from, to).wait(self.vault, wal_patience).await?;
         let search = Search { vault: self.vault, head, rewrite_percent, paranoid };
         Ok(match search.find().await? {
             Ok(prior) => (Some(Arc::new(prior)), None),
@@ -367,7 +373,8 @@ impl Job<'_> {
         }
     }
 
-    fn head(&self, start: Lsn, tablespaces: Vec<crate::manifest::backup::Tablespace>) -> Head {
+    /// Returns the head of the manifest, as far as it is known before the scan.
+    fn head(&self, start: Lsn) -> Head {
         let facts = &self.bracket.facts;
         Head {
             version: VERSION,
@@ -382,7 +389,7 @@ impl Job<'_> {
             start_lsn: start,
             started_at: self.started_at,
             data_checksums: facts.data_checksums,
-            tablespaces,
+            tablespaces: Vec::new(),
             goes_on: None,
         }
     }

@@ -10,6 +10,8 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Error;
 use super::changes::Changes;
 use super::scan::Found;
@@ -20,18 +22,21 @@ use crate::lsn::Lsn;
 use crate::manifest;
 use crate::manifest::backup::{Entry, Extent, Head, Kind, Line, ManifestReader, Pack};
 use crate::manifest::wal_index::{ChangedBlocks, WalIndex};
+use crate::retry::Backoff;
 use crate::seal::ChunkPlace;
 use crate::vault::{self, ObjectName, Vault, WalName, kept_segment_bytes};
 use crate::wal::event::Open;
 use crate::wal::index::IndexBuilder;
+use crate::wal::segment::is_first_record;
 
 /// A pack of which less than this is named by a manifest is worth writing anew.
 const WORTH_KEEPING: f64 = 0.5;
 /// Indexes that are read at once.
 const INDEXES_AT_ONCE: usize = 16;
-/// How often an index that must come is looked for, and after what time.
-const TRIES: u32 = 240;
-const PAUSE: Duration = Duration::from_millis(250);
+/// How long an index that must come is looked for, and how often.
+const PATIENCE: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// An older backup, and what was changed since it began.
 #[derive(Debug)]
@@ -167,8 +172,10 @@ impl Search<'_> {
                 open = index.open_at_end;
             }
         }
-        for changed in self.begun(last, open).await? {
-            changes.add(&changed);
+        if !is_first_record(self.head.start_lsn, self.head.segment_bytes) {
+            for changed in self.begun(last, open).await? {
+                changes.add(&changed);
+            }
         }
         Ok(())
     }
@@ -177,13 +184,15 @@ impl Search<'_> {
     async fn index(&self, number: u64) -> Result<WalIndex, No> {
         let wal = WalName::new(self.head.timeline, number, kept_segment_bytes(self.head.segment_bytes));
         let name = ObjectName::Index { node: self.head.node.clone(), wal };
-        for _ in 0..TRIES {
+        let began = Instant::now();
+        let mut pause = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        while began.elapsed() < PATIENCE {
             match self.vault.get(&name).await {
                 Ok(bytes) => {
                     let read = manifest::from_bytes(&bytes);
                     return read.map_err(|error| No::Because(format!("WAL index {wal}: {error}")));
                 }
-                Err(error) if error.is_not_found() => tokio::time::sleep(PAUSE).await,
+                Err(error) if error.is_not_found() => tokio::time::sleep(pause.wait()).await,
                 Err(error) => return Err(error.into()),
             }
         }

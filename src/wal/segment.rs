@@ -87,6 +87,11 @@ impl LongHeader {
     }
 }
 
+/// Returns whether no record begins in the segment of `at` before it, as where it was written after a switch.
+pub fn is_first_record(at: Lsn, segment_bytes: u32) -> bool {
+    at.segment_offset(segment_bytes) as usize <= LongHeader::BYTES
+}
+
 /// Returns the name of a timeline's history file.
 pub fn history_file_name(timeline: TimelineId) -> String {
     format!("{:08X}.history", timeline.0)
