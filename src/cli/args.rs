@@ -168,9 +168,6 @@ pub(super) enum Restore {
     Plan(RestorePlan),
     /// Restore all nodes into new directories
     Run(RestoreRun),
-    /// Give the recovering server a segment that the restore has fetched (its restore_command)
-    #[command(hide = true)]
-    WalFromSpool { spool: PathBuf, file: String, target: PathBuf },
 }
 
 /// A moment that a log names.
@@ -281,6 +278,10 @@ pub(super) struct Into {
     /// File naming host, port and data directory for each node
     #[arg(long)]
     pub(super) targets: Option<PathBuf>,
+    /// Go into stopped copies of the nodes: fetch what differs, remove what does not belong. What is in these
+    /// directories is lost
+    #[arg(long)]
+    pub(super) delta: bool,
 }
 
 #[derive(Debug, Group)]

@@ -29,6 +29,9 @@ use args::Args;
 
 /// Parses the arguments, runs the command and returns the exit code.
 pub fn main() -> ExitCode {
+    if let Some(code) = restore::delivered(std::env::args_os()) {
+        return code;
+    }
     let args = Args::parse();
     log_to_stderr(&args);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

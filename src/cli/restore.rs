@@ -1,6 +1,8 @@
 //! `pitrus restore`: plans, and carries a plan out.
 
+use std::ffi::OsString;
 use std::path::Path;
+use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,6 +16,20 @@ use crate::restore::plan::{self, Plan, PlanOptions, Request};
 use crate::restore::{self, RestoreOptions, Targets};
 use crate::vault::{Access, Vault};
 
+/// Gives a recovering server a segment that the restore has fetched, if that is what we are called for (its
+/// restore_command): `pitrus restore wal-from-spool SPOOL FILE TARGET`. Recovery waits for it once a segment,
+/// so nothing else is set up.
+pub(super) fn delivered(args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let args: Vec<OsString> = args.skip(1).collect();
+    match args.as_slice() {
+        [restore, what, spool, file, target] if restore == "restore" && what == restore::WAL_FROM_SPOOL => {
+            let code = restore::deliver(Path::new(spool), file.to_str()?, Path::new(target));
+            Some(ExitCode::from(code))
+        }
+        _ => None,
+    }
+}
+
 /// Prints a plan; writes nothing.
 pub(super) async fn plan(args: &RestorePlan, config: &Path) -> Result<(), Failure> {
     let place = Place::find(&args.vault, config)?;
@@ -23,7 +39,7 @@ pub(super) async fn plan(args: &RestorePlan, config: &Path) -> Result<(), Failur
     };
     let vault = place.vault(Access::Read).await?;
     let plan = make(&vault, request(&args.target)?, new_name, &args.clocks, args.explain).await?;
-    restore::check(targets(&args.place).as_ref(), &plan)?;
+    restore::check(targets(&args.place).as_ref(), &plan, args.place.delta)?;
     match args.shown.output {
         Output::Text => out::text(&plan).map(drop),
         Output::Json => out::json(&plan),
@@ -53,6 +69,7 @@ pub(super) async fn run(args: &RestoreRun, config: &Path) -> Result<(), Failure>
         os_user: args.os_user.clone(),
         program,
         start: args.start,
+        delta: args.place.delta,
     };
     let (progress, bars) = progress::restore();
     let report = tokio::select! {

@@ -19,9 +19,6 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Info(args) => info::run(args, config).await?,
         Command::Restore(Restore::Plan(args)) => restore::plan(args, config).await?,
         Command::Restore(Restore::Run(args)) => restore::run(args, config).await?,
-        Command::Restore(Restore::WalFromSpool { spool, file, target }) => {
-            return Ok(ExitCode::from(crate::restore::deliver(spool, file, target)));
-        }
         Command::Cut(args) => cut::run(args).await?,
         Command::Wal(Wal::Show(args)) => wal::show(args)?,
         Command::Repair(args) => return jobs::repair(args, config).await,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::conf::{self, Needs};
+use super::former::{self, Expected};
 use super::install::{OsUser, Programs};
 use super::ledger::{Ledger, Stage};
 use super::plan::{NodePlan, Plan, Request};
@@ -66,12 +67,33 @@ pub fn unfinished(
 }
 
 /// Judges where a plan's nodes shall go, as far as that can be seen from here; writes nothing.
-pub fn check(targets: Option<&Targets>, plan: &Plan) -> Result<(), Error> {
+pub fn check(targets: Option<&Targets>, plan: &Plan, delta: bool) -> Result<(), Error> {
     check_name(plan)?;
     let Some(targets) = targets else { return Ok(()) };
     let (targets, _) = targets.resolve(&names(plan))?;
     preflight::apart(&targets)?;
-    targets.iter().try_for_each(|target| preflight::target(target, &identity(plan), None).map(drop))
+    let found = |(target, node): (&Target, &NodePlan)| find(plan, node, target, None, delta).map(drop);
+    targets.iter().zip(&plan.nodes).try_for_each(found)
+}
+
+/// Judges one target.
+fn find(
+    plan: &Plan,
+    node: &NodePlan,
+    target: &Target,
+    source: Option<&Path>,
+    delta: bool,
+) -> Result<Found, Error> {
+    if !delta {
+        return preflight::target(target, &identity(plan), source);
+    }
+    let expected = Expected {
+        cluster: &plan.cluster,
+        node: &node.node,
+        system_identifier: &node.system_identifier,
+        major: node.postgres_version / 10_000,
+    };
+    preflight::delta_target(target, &identity(plan), source, &expected)
 }
 
 fn check_name(plan: &Plan) -> Result<(), Error> {
@@ -157,12 +179,14 @@ struct Draft {
     programs: Programs,
     ledger: Ledger,
     is_new: bool,
+    /// Bytes of a stopped copy that are there already.
+    there: u64,
 }
 
 impl Draft {
     /// Returns how much room it will take, where it takes any.
     fn room(&self) -> Option<(&Target, u64)> {
-        let need = self.ends.foot.bytes.saturating_add(ROOM_MORE);
+        let need = self.ends.foot.bytes.saturating_sub(self.there).saturating_add(ROOM_MORE);
         self.is_new.then_some((&self.ledger.target, need))
     }
 }
@@ -170,7 +194,7 @@ impl Draft {
 impl Judge<'_> {
     fn node(&self, node: &NodePlan, target: Target, ends: Ends) -> Result<Draft, Error> {
         let source = setting(&ends.foot, "data_directory").map(Path::new);
-        let found = preflight::target(&target, &self.id, source)?;
+        let found = find(self.plan, node, &target, source, self.options.delta)?;
         preflight::reachable(&target.directory, self.user)?;
         let programs = Programs::find(self.options.bin_dir.as_deref(), node.postgres_version / 10_000)?;
         if self.uses_citus(&ends.foot) && !programs.has_library("citus") {
@@ -179,11 +203,17 @@ impl Judge<'_> {
                 "install the source's version of Citus here; the servers are started with it only at the end",
             ));
         }
-        let (ledger, is_new) = match found {
-            Found::Ours(ledger) => (*ledger, false),
-            Found::Free => (self.ledger(node, target), true),
+        let (ledger, is_new, there) = match found {
+            Found::Ours(ledger) => (*ledger, false, 0),
+            Found::Free => (self.ledger(node, target), true, 0),
+            Found::Former => {
+                let there =
+                    former::bytes(&target.directory).saturating_add(former::bytes(&target.tablespaces));
+                tracing::info!(node = %node.node, directory = %target.directory.display(), "goes into a stopped copy");
+                (self.ledger(node, target), true, there)
+            }
         };
-        Ok(Draft { node: node.clone(), ends, programs, ledger, is_new })
+        Ok(Draft { node: node.clone(), ends, programs, ledger, is_new, there })
     }
 
     fn ledger(&self, node: &NodePlan, target: Target) -> Ledger {
@@ -241,6 +271,7 @@ impl Judge<'_> {
             ledger,
             progress: progress.clone(),
             program: program.to_owned(),
+            delta: self.options.delta,
             server: None,
         }
     }

@@ -5,13 +5,14 @@
 //!
 //! Invariants: no connection to the source is ever opened (every server we start is reachable over a
 //! private socket only, and Citus is not loaded before its metadata names the new cluster alone); nothing
-//! is written where something exists; each stage can be run again after a crash; all nodes are promoted
+//! is written where something exists (but for [`RestoreOptions::delta`], asked for by name); each stage can be run again after a crash; all nodes are promoted
 //! before anything is settled on any.
 
 mod begin;
 mod conf;
 mod error;
 mod fetch;
+mod former;
 mod install;
 mod landing;
 mod layout;
@@ -46,7 +47,7 @@ pub use metadata::Readdressed;
 pub use open::Checked;
 pub use report::{Figures, NodeReport, Report};
 pub use settle::{Foreign, Settled};
-pub use spool::deliver;
+pub use spool::{WAL_FROM_SPOOL, deliver};
 pub use store::Store;
 pub use targets::{Target, Targets};
 
@@ -72,6 +73,9 @@ pub struct RestoreOptions {
     pub program: PathBuf,
     /// Leave the new cluster running.
     pub start: bool,
+    /// Targets may be stopped copies of their nodes: what is the same there is kept, all else is overwritten
+    /// or removed.
+    pub delta: bool,
 }
 
 /// What a node's restore has come to.

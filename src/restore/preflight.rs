@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use super::former::{self, Expected};
 use super::install::OsUser;
 use super::ledger::{self, Ledger};
 use super::targets::Target;
@@ -18,10 +19,47 @@ pub(super) enum Found {
     Free,
     /// An unfinished run of this very restore.
     Ours(Box<Ledger>),
+    /// A stopped copy, which the restore was told by name to go into.
+    Former,
+}
+
+/// Judges one target of a restore that may go into a stopped copy of the node.
+pub(super) fn delta_target(
+    target: &Target,
+    plan: &str,
+    source_directory: Option<&Path>,
+    expected: &Expected<'_>,
+) -> Result<Found, Error> {
+    place(target, source_directory)?;
+    if let Some(found) = Ledger::read(&target.directory)?
+        && found.stage < ledger::Stage::Done
+        && found.plan == plan
+    {
+        return resume(target, found, plan);
+    }
+    if occupied(&target.directory)?.is_none() {
+        return self::target(target, plan, source_directory);
+    }
+    former::judge(target, expected)?;
+    Ok(Found::Former)
 }
 
 /// Judges one target.
 pub(super) fn target(target: &Target, plan: &str, source_directory: Option<&Path>) -> Result<Found, Error> {
+    place(target, source_directory)?;
+    if let Some(found) = Ledger::read(&target.directory)? {
+        return resume(target, found, plan);
+    }
+    for folder in [&target.directory, &target.tablespaces] {
+        if let Some(what) = occupied(folder)? {
+            return Err(Error::refused(format!("node {}: {} {what}", target.node, folder.display()), CHOOSE));
+        }
+    }
+    Ok(Found::Free)
+}
+
+/// Refuses places that are wrong whatever is there.
+fn place(target: &Target, source_directory: Option<&Path>) -> Result<(), Error> {
     let directory = &target.directory;
     let long = directory.as_os_str().len().max(target.tablespaces.as_os_str().len());
     if long > PATH_BYTES_MAX {
@@ -31,7 +69,9 @@ pub(super) fn target(target: &Target, plan: &str, source_directory: Option<&Path
             "choose a shorter path",
         ));
     }
-    if source_directory.is_some_and(|source| directory.starts_with(real(source))) {
+    let is_in =
+        |source: &Path| directory.starts_with(real(source)) || real(directory).starts_with(real(source));
+    if source_directory.is_some_and(is_in) {
         return Err(refuse(target, "is the source's own data directory", CHOOSE));
     }
     for folder in [directory, &target.tablespaces] {
@@ -41,18 +81,11 @@ pub(super) fn target(target: &Target, plan: &str, source_directory: Option<&Path
             return Err(refuse(target, problem, CHOOSE));
         }
     }
-    if let Some(found) = Ledger::read(directory)? {
-        return resume(target, found, plan);
-    }
-    for folder in [directory, &target.tablespaces] {
-        if let Some(what) = occupied(folder)? {
-            return Err(Error::refused(format!("node {}: {} {what}", target.node, folder.display()), CHOOSE));
-        }
-    }
-    Ok(Found::Free)
+    Ok(())
 }
 
-const CHOOSE: &str = "a restore never writes where something exists: choose an empty or a new folder";
+const CHOOSE: &str = "a restore never writes where something exists: choose an empty or a new folder, or say \
+                      --delta for a stopped copy of the same node";
 
 fn refuse(target: &Target, problem: impl std::fmt::Display, hint: &str) -> Error {
     Error::refused(format!("node {}: {} {problem}", target.node, target.directory.display()), hint)

@@ -69,6 +69,9 @@ pub struct NodeReport {
 pub struct Figures {
     pub files: u64,
     pub bytes: u64,
+    /// Bytes that were there already, in a stopped copy.
+    #[serde(default)]
+    pub kept: u64,
     pub fetch_ms: u64,
     pub replay_ms: u64,
     pub settle_ms: u64,
@@ -137,12 +140,14 @@ impl NodeReport {
         let group = self.group.map(|g| format!(" (group {g})")).unwrap_or_default();
         writeln!(out, "Node {}{group}: {host}:{port}, {}", self.node, directory.display())?;
         let f = &self.figures;
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let kept = if f.kept > 0 { format!(" ({:.1} MiB kept)", mib(f.kept)) } else { String::new() };
         writeln!(
             out,
-            "  backup {}, {} files, {:.1} MiB; fetch {:.1} s, replay {:.1} s, settle {:.1} s, check {:.1} s",
+            "  backup {}, {} files, {:.1} MiB{kept}; fetch {:.1} s, replay {:.1} s, settle {:.1} s, check {:.1} s",
             self.backup,
             f.files,
-            f.bytes as f64 / f64::from(1 << 20),
+            mib(f.bytes),
             f.fetch_ms as f64 / 1e3,
             f.replay_ms as f64 / 1e3,
             f.settle_ms as f64 / 1e3,

@@ -184,6 +184,13 @@ fn interrupt(pid: u32) {
     }
 }
 
+/// Returns whether any process that we can see works in this directory, as servers do.
+pub(super) fn is_worked_in(directory: &Path) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    let mut pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.any(|pid| works_in(pid, directory))
+}
+
 fn works_in(pid: u32, directory: &Path) -> bool {
     let same = |link: PathBuf| std::fs::canonicalize(directory).is_ok_and(|real| real == link);
     std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(same)

@@ -27,6 +27,8 @@ use crate::wal::segment::{Segment, history_file_name, parse_history_file_name};
 
 /// The socket's name in the private folder.
 const SOCKET: &str = "wal";
+/// The command of ours that asks.
+pub const WAL_FROM_SPOOL: &str = "wal-from-spool";
 /// Longer than any name that PostgreSQL asks for.
 const NAME_MAX: u64 = 256;
 
@@ -287,7 +289,7 @@ fn take(path: &Path, target: &Path) -> std::io::Result<()> {
 pub(super) fn restore_command(program: &Path, private: &Path) -> String {
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
     let (program, private) = (quoted(program), quoted(private));
-    let command = format!("{program} restore wal-from-spool {private}");
+    let command = format!("exec {program} restore {WAL_FROM_SPOOL} {private}");
     format!("{} \"%f\" \"%p\"", command.replace('%', "%%"))
 }
 
@@ -350,6 +352,6 @@ mod tests {
     #[test]
     fn the_command_survives_strange_paths() {
         let command = restore_command(Path::new("/a b/it's"), Path::new("/tmp/100%"));
-        assert_eq!(command, r#"'/a b/it'\''s' restore wal-from-spool '/tmp/100%%' "%f" "%p""#);
+        assert_eq!(command, r#"exec '/a b/it'\''s' restore wal-from-spool '/tmp/100%%' "%f" "%p""#);
     }
 }

@@ -79,7 +79,16 @@ impl Store for Vault {
         take: impl Fn(usize, &[u8]) -> Result<(), Error> + Send + Sync + 'static,
     ) -> Result<(), Error> {
         let Pack { backup, number } = pack.clone();
-        self.each_chunk(&ObjectName::Pack { node: node.clone(), backup, number }, places, take).await?
+        let name = ObjectName::Pack { node: node.clone(), backup, number };
+        match self.each_chunk(&name, places, take).await {
+            Ok(taken) => taken,
+            Err(error) if error.is_not_found() => Err(Error::Backup {
+                node: node.clone(),
+                backup: pack.backup.to_string(),
+                problem: format!("pack {number} is in no zone any more; was it expired meanwhile?"),
+            }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn segment(

@@ -12,7 +12,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::conf::{self, Needs};
-use super::fetch::{self, FetchOptions, Share};
+use super::fetch::{self, FetchOptions, Fetched, Share};
+use super::former;
 use super::landing;
 use super::layout::Layout;
 use super::ledger::{Ledger, Stage};
@@ -45,6 +46,8 @@ pub(super) struct Work {
     pub(super) progress: Progress,
     /// Our program, as the servers' user can run it.
     pub(super) program: PathBuf,
+    /// What is in the target may be kept where it is the same.
+    pub(super) delta: bool,
     pub(super) server: Option<Server>,
 }
 
@@ -76,7 +79,8 @@ impl Work {
         }
         let begun = Instant::now();
         let (instance, ledger, head) = (self.instance.clone(), self.ledger.clone(), self.head.clone());
-        let possess = tokio::task::spawn_blocking(move || possess(&instance, &ledger, &head));
+        let delta = self.delta && instance.directory.is_dir();
+        let possess = tokio::task::spawn_blocking(move || possess(&instance, &ledger, &head, delta));
         possess.await.map_err(|_| Error::Lost("clearing the target"))??;
         let options = FetchOptions {
             node: self.plan.node.clone(),
@@ -85,12 +89,14 @@ impl Work {
             directory: self.instance.directory.clone(),
             user: self.instance.user.clone(),
             progress: self.progress.clone(),
+            delta,
         };
         let manifest = store.manifest(&self.plan.node, &self.plan.backup).await?;
         let entries = entries(manifest, &self.plan);
-        let (files, bytes) = fetch::fetch(options, entries, self.foot.clone(), store, share).await?;
+        let Fetched { files, bytes, kept } =
+            fetch::fetch(options, entries, self.foot.clone(), store, share).await?;
         self.mark()?;
-        self.ledger.figures = Figures { files, bytes, fetch_ms: millis(begun), ..self.ledger.figures };
+        self.ledger.figures = Figures { files, bytes, kept, fetch_ms: millis(begun), ..self.ledger.figures };
         self.reach(Stage::Fetched)
     }
 
@@ -198,17 +204,24 @@ impl Work {
     }
 }
 
-/// Makes the folder ours, or empties it of what a crashed run of this restore left.
-fn possess(instance: &Instance, ledger: &Ledger, head: &Head) -> Result<(), Error> {
+/// Makes the folder ours, and empties it of what a crashed run of this restore left; a stopped copy keeps its
+/// files for now, but not what would let it start.
+fn possess(instance: &Instance, ledger: &Ledger, head: &Head, delta: bool) -> Result<(), Error> {
     let Instance { directory, user, .. } = instance;
     conf::make_way(directory)?;
     fetch::set_mode(directory, 0o700)?;
     user.own(directory)?;
     ledger.write(user)?;
-    empty(directory, Some(super::ledger::FILE))?;
     let tablespaces = &ledger.target.tablespaces;
+    if delta {
+        former::disarm(&ledger.target)?;
+    } else {
+        empty(directory, Some(super::ledger::FILE))?;
+    }
     if tablespaces.is_dir() {
-        empty(tablespaces, None)?;
+        if !delta {
+            empty(tablespaces, None)?;
+        }
     } else if !head.tablespaces.is_empty() {
         conf::make_way(tablespaces)?;
         fetch::set_mode(tablespaces, 0o700)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pitrus::clock;
 
 use crate::scene::{LOAD, MARGIN_US, Scene};
-use crate::world::{Kind, Load, protect};
+use crate::world::{Kind, Landing, Load, proof, protect};
 
 const KILLS: usize = 20;
 
@@ -40,6 +40,37 @@ async fn twenty_kills_of_an_agent_leave_the_wal_complete() {
     }
     let (landing, said) = scene.restore(&[0, 1, 2], "new", &["--time", &target.to_string()]).await.unwrap();
     said.ok().unwrap();
+    scene.proved(&landing, &truth, target, MARGIN_US).await.unwrap();
+}
+
+/// Interrupted while its files come, and again while its servers replay: nothing runs on, and it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_interrupted_ends_and_goes_on() {
+    if !Kind::Plain.can_run("a_restore_that_is_interrupted_ends_and_goes_on") {
+        return;
+    }
+    let mut scene = Scene::set(Kind::Plain, &[]).await.unwrap();
+    let (target, truth) = scene.load(Duration::from_secs(3), Duration::from_secs(1)).await.unwrap();
+    scene.archived().await.unwrap();
+    scene.protected.stop_agents().await.unwrap();
+    let landing = Landing::choose(&scene.folder, "new", &scene.protected.nodes).unwrap();
+    let (config, targets) = (scene.protected.configs[0].clone(), landing.targets.clone());
+    let time = target.to_string();
+    let arguments = ["restore", "run", "--as", "again", "--time", &time, "--config"];
+    let arguments =
+        [&arguments[..], &[config.to_str().unwrap(), "--targets", targets.to_str().unwrap()]].concat();
+    let nodes = scene.protected.nodes.clone();
+    let started = |file: &str| nodes.iter().any(|node| landing.directory.join(node).join(file).exists());
+    for (round, sign) in ["base/1", "pitrus.log"].into_iter().enumerate() {
+        let run = scene.protected.pitrus.start(&format!("restore-{round}"), &arguments).unwrap();
+        proof::eventually(sign, Duration::from_secs(60), async || Ok(started(sign))).await.unwrap();
+        let (status, said) = run.interrupt().await.unwrap();
+        assert_eq!(status.code(), Some(2), "{said}");
+        assert!(said.contains("run the same restore again"), "{said}");
+        let quiet = async || Ok(!started("postmaster.pid"));
+        proof::eventually("servers that stop", Duration::from_secs(30), quiet).await.unwrap();
+    }
+    scene.protected.pitrus.run(&arguments).await.unwrap().ok().unwrap();
     scene.proved(&landing, &truth, target, MARGIN_US).await.unwrap();
 }
 

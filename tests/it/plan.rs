@@ -386,14 +386,14 @@ async fn a_plan_looks_where_it_would_go() {
     let mut plan = stored.plan(Request::Latest).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let into = restore::Targets::Into(folder.path().join("new"));
-    restore::check(None, &plan).unwrap();
-    restore::check(Some(&into), &plan).unwrap();
+    restore::check(None, &plan, false).unwrap();
+    restore::check(Some(&into), &plan, false).unwrap();
     assert!(!folder.path().join("new").exists(), "nothing is written");
     std::fs::create_dir_all(folder.path().join("new/worker1/base")).unwrap();
-    let said = restore::check(Some(&into), &plan).unwrap_err().to_string();
+    let said = restore::check(Some(&into), &plan, false).unwrap_err().to_string();
     assert!(said.contains("worker1") && said.contains("is not empty"), "{said}");
     plan.new_name = plan.cluster.clone();
-    let said = restore::check(None, &plan).unwrap_err().to_string();
+    let said = restore::check(None, &plan, false).unwrap_err().to_string();
     assert!(said.contains("may not have the source's name"), "{said}");
 }
 

@@ -74,6 +74,13 @@ impl Running {
         self.end(Duration::from_secs(30)).await
     }
 
+    /// SIGINT, as a terminal sends it, and waits for the end.
+    pub async fn interrupt(mut self) -> anyhow::Result<(ExitStatus, String)> {
+        send(&self.child, Signal::INT)?;
+        let status = self.end(Duration::from_secs(30)).await?;
+        Ok((status, self.log_text()))
+    }
+
     async fn end(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
         let began = Instant::now();
         loop {

@@ -5,16 +5,22 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::window::{Chunk, File};
+use rustix::fs::{Advice, fadvise};
+
+use super::ground::no_link;
+use super::window::{Chunk, File, Piece};
 
 /// Open files, at most. A chunk is written through few of them, and big files come one after the other.
 const OPEN_MAX: usize = 64;
 /// What is left out where it is all zeros: PostgreSQL's usual page.
 const HOLE_BYTES: usize = 8192;
+/// So many bytes of a file are sent to disk together.
+const FLUSH_BYTES: u64 = 8 << 20;
 static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
 /// Open files by number, and when each was last used.
@@ -64,16 +70,48 @@ impl Files {
                 false => open.write_all_at(bytes, piece.file_at),
             });
             written.map_err(|error| (file.path.as_path(), error))?;
+            self.begin_to_flush(file, piece);
         }
         Ok(())
+    }
+
+    /// Returns whether the files hold just what a chunk would bring: its CRC-32 over all of it. A file that
+    /// this fetch made holds nothing, and a chunk of which only a part is wanted cannot be told by its sum.
+    pub(super) fn hold(&self, files: &[File], chunk: &Chunk, buffer: &mut Vec<u8>) -> bool {
+        buffer.resize(chunk.plain as usize, 0);
+        let mut end = 0;
+        for piece in &chunk.pieces {
+            let Some(file) = files.get(piece.file as usize).filter(|file| !file.is_new) else { return false };
+            let from = piece.offset as usize;
+            let part = buffer.get_mut(from..from + piece.len as usize).filter(|_| from == end);
+            let Some(part) = part else { return false };
+            end += part.len();
+            let read = self.open(file).and_then(|open| open.read_exact_at(part, piece.file_at));
+            if let Err(error) = read {
+                tracing::debug!(path = %file.path.display(), %error, "not compared; it is fetched");
+                return false;
+            }
+        }
+        end == buffer.len() && crc32fast::hash(buffer) == chunk.crc
+    }
+
+    /// Sees that what was written goes to disk while the rest is still coming, so that there is little to wait
+    /// for at the end. The kernel begins to write what it is told will not be needed (`generic_fadvise`).
+    fn begin_to_flush(&self, file: &File, piece: &Piece) {
+        let end = piece.file_at.saturating_add(u64::from(piece.len)) / FLUSH_BYTES;
+        if let Some(from) = end.checked_sub(1).filter(|from| *from >= piece.file_at / FLUSH_BYTES)
+            && let Ok(open) = self.open(file)
+        {
+            // Only advice: durability is waited for at the end.
+            let _ = fadvise(&*open, from * FLUSH_BYTES, NonZeroU64::new(FLUSH_BYTES), Advice::DontNeed);
+        }
     }
 }
 
 /// Never makes a file, and never follows a link at its end.
 fn reopen(path: &Path) -> std::io::Result<fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
-    let no_link = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    fs::OpenOptions::new().read(true).write(true).custom_flags(no_link).open(path)
+    fs::OpenOptions::new().read(true).write(true).custom_flags(no_link()).open(path)
 }
 
 /// Writes all but pages of zeros, stretch by stretch.

@@ -38,10 +38,12 @@ pub(super) fn place(options: &FetchOptions, path: &str) -> Result<PathBuf, Strin
     options.layout.place(if path == CONTROL { CONTROL_HELD } else { path })
 }
 
-/// Makes the folders that do not come from the manifest.
-pub(super) fn make_folders(options: &FetchOptions) -> Result<(), Error> {
+/// Makes the folders and links that do not come from the manifest, and tells of each.
+pub(super) fn make_folders(options: &FetchOptions, mut note: impl FnMut(&Path)) -> Result<(), Error> {
     for name in FOLDERS {
-        make_folder(&options.directory.join(name), 0o700, &options.user)?;
+        let path = options.directory.join(name);
+        make_folder(&path, 0o700, options)?;
+        note(&path);
     }
     for (_, folder, link) in options.layout.links() {
         std::fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
@@ -49,17 +51,46 @@ pub(super) fn make_folders(options: &FetchOptions) -> Result<(), Error> {
         options.user.own(&folder)?;
         std::os::unix::fs::symlink(&folder, &link).map_err(Error::file("make", &link))?;
         options.user.own(&link)?;
+        note(&folder);
+        note(&link);
     }
     Ok(())
 }
 
-pub(super) fn make_folder(path: &Path, mode: u32, user: &OsUser) -> Result<(), Error> {
+pub(super) fn make_folder(path: &Path, mode: u32, options: &FetchOptions) -> Result<(), Error> {
+    let found = if options.delta { std::fs::symlink_metadata(path).ok() } else { None };
+    if found.is_some_and(|found| !found.is_dir()) {
+        std::fs::remove_file(path).map_err(Error::file("remove", path))?;
+    }
     match DirBuilder::new().mode(mode & 0o777).create(path) {
-        Ok(()) => user.own(path),
-        // Made above, or a tablespace's.
+        Ok(()) => options.user.own(path),
+        // Made above, or a tablespace's, or a stopped copy's.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(Error::file("make", path)(error)),
     }
+}
+
+/// Gives a file of a stopped copy its length, mode and owner, or makes it where there is none; returns
+/// whether it was made.
+pub(super) fn take_file(path: &Path, mode: u32, size: u64, user: &OsUser) -> Result<bool, Error> {
+    let found = std::fs::symlink_metadata(path).ok();
+    if found.as_ref().is_some_and(|found| found.is_file()) {
+        let opened = OpenOptions::new().write(true).custom_flags(no_link()).open(path);
+        opened.and_then(|file| file.set_len(size)).map_err(Error::file("change", path))?;
+        set_mode(path, mode & 0o777)?;
+        user.own(path)?;
+        return Ok(false);
+    }
+    if found.is_some_and(|found| found.is_dir()) {
+        std::fs::remove_dir_all(path).map_err(Error::file("remove", path))?;
+    }
+    make_file(path, mode, size, user)?;
+    Ok(true)
+}
+
+/// A flag with which a link at the end of a path is not followed.
+pub(super) fn no_link() -> i32 {
+    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default()
 }
 
 /// Makes a file that was not there, as long as it will be.

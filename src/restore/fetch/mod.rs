@@ -5,19 +5,22 @@
 //! links of tablespaces, `backup_label` -> all durable -> `pg_control`
 //!
 //! Memory is bounded by a window and by the runs under way, whatever the size of the backup. Every file
-//! is made new; none is ever opened that was there before. Until the last step no server can start there.
+//! is made new; none is ever opened that was there before, except in a stopped copy ([`super::former`]):
+//! there a chunk is not fetched when the files hold it, and what the manifest does not name is removed.
+//! Until the last step no server can start there.
 
 mod files;
 mod ground;
 mod window;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::former::Belonging;
 use super::install::OsUser;
 use super::layout::Layout;
 use super::store::Store;
@@ -43,6 +46,17 @@ pub(super) struct FetchOptions {
     pub(super) directory: PathBuf,
     pub(super) user: OsUser,
     pub(super) progress: Progress,
+    /// The directory may hold a stopped copy.
+    pub(super) delta: bool,
+}
+
+/// What has been done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fetched {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    /// Bytes that were there already.
+    pub(super) kept: u64,
 }
 
 /// What nodes that are fetched side by side share.
@@ -56,23 +70,29 @@ impl Share {
     }
 }
 
-/// Lays out and fills a data directory; returns how many files and bytes.
+/// Lays out and fills a data directory.
 pub(super) async fn fetch<S: Store>(
     options: FetchOptions,
     entries: impl Iterator<Item = Result<Entry, Error>> + Send + 'static,
     foot: Foot,
     store: &S,
     share: &Share,
-) -> Result<(u64, u64), Error> {
+) -> Result<Fetched, Error> {
     let options = Arc::new(options);
     let (send, mut ready) = mpsc::channel(READY);
-    let surveyor = Surveyor { options: Arc::clone(&options), runs: send, files: 0, bytes: 0 };
+    let surveyor = Surveyor {
+        options: Arc::clone(&options),
+        runs: send,
+        belonging: Belonging::default(),
+        done: Fetched::default(),
+    };
     let survey = tokio::task::spawn_blocking(move || surveyor.lay_out(entries));
     let filling = Filling {
         options: Arc::clone(&options),
         files: Arc::default(),
         share,
         done: AtomicU64::new(0),
+        kept: AtomicU64::new(0),
         of: foot.bytes,
     };
     futures::stream::poll_fn(|context| ready.poll_recv(context))
@@ -80,10 +100,18 @@ pub(super) async fn fetch<S: Store>(
         .buffer_unordered(AHEAD)
         .try_collect::<()>()
         .await?;
-    let figures = survey.await.map_err(|_| Error::Lost("laying out files"))??;
-    let finish = tokio::task::spawn_blocking(move || ground::finish(&options, &foot));
+    tracing::debug!(node = %options.node, "all files are written");
+    let (done, belonging) = survey.await.map_err(|_| Error::Lost("laying out files"))??;
+    let kept = filling.kept.into_inner();
+    let finish = tokio::task::spawn_blocking(move || {
+        if options.delta {
+            belonging.sweep(&options.directory)?;
+            options.layout.links().try_for_each(|(_, folder, _)| belonging.sweep(&folder))?;
+        }
+        ground::finish(&options, &foot)
+    });
     finish.await.map_err(|_| Error::Lost("making files durable"))??;
-    Ok(figures)
+    Ok(Fetched { kept, ..done })
 }
 
 /// Files that are being filled.
@@ -92,19 +120,37 @@ struct Filling<'a> {
     files: Arc<Files>,
     share: &'a Share,
     done: AtomicU64,
+    kept: AtomicU64,
     of: u64,
 }
 
 impl Filling<'_> {
     async fn fill<S: Store>(&self, store: &S, run: Run) -> Result<(), Error> {
         let _turn = self.share.ahead.acquire().await;
-        let (length, pack, places) = (run.bytes(), run.pack.clone(), run.places());
-        let (files, options) = (Arc::clone(&self.files), Arc::clone(&self.options));
-        let take = move |number: usize, plain: &[u8]| write(&options, &files, &run, number, plain);
-        store.chunks(&self.options.node, &pack, places, take).await?;
+        let length = run.bytes();
+        let runs = if self.options.delta { self.differing(run).await? } else { vec![run] };
+        for run in runs {
+            let (pack, places) = (run.pack.clone(), run.places());
+            let (files, options) = (Arc::clone(&self.files), Arc::clone(&self.options));
+            let take = move |number: usize, plain: &[u8]| write(&options, &files, &run, number, plain);
+            store.chunks(&self.options.node, &pack, places, take).await?;
+        }
         let bytes = self.done.fetch_add(length, Ordering::Relaxed) + length;
         (self.options.progress)(&self.options.node, Step::Fetched { bytes, of: self.of });
         Ok(())
+    }
+
+    /// Returns what of a run the files do not hold yet.
+    async fn differing(&self, run: Run) -> Result<Vec<Run>, Error> {
+        let (files, length) = (Arc::clone(&self.files), run.bytes());
+        let compare = tokio::task::spawn_blocking(move || {
+            let (open_files, mut buffer) = (Arc::clone(&run.files), Vec::new());
+            run.without(|chunk| files.hold(&open_files, chunk, &mut buffer))
+        });
+        let left = compare.await.map_err(|_| Error::Lost("comparing files"))?;
+        let kept = length.saturating_sub(left.iter().map(Run::bytes).sum());
+        self.kept.fetch_add(kept, Ordering::Relaxed);
+        Ok(left)
     }
 }
 
@@ -122,14 +168,19 @@ fn write(options: &FetchOptions, files: &Files, run: &Run, number: usize, plain:
 struct Surveyor {
     options: Arc<FetchOptions>,
     runs: mpsc::Sender<Run>,
-    files: u64,
-    bytes: u64,
+    /// What is there in the end; kept for a stopped copy only.
+    belonging: Belonging,
+    done: Fetched,
 }
 
 impl Surveyor {
-    /// Makes folders and files, and sends what fills them; returns how many files and bytes.
-    fn lay_out(mut self, entries: impl Iterator<Item = Result<Entry, Error>>) -> Result<(u64, u64), Error> {
-        ground::make_folders(&self.options)?;
+    /// Makes folders and files, and sends what fills them.
+    fn lay_out(
+        mut self,
+        entries: impl Iterator<Item = Result<Entry, Error>>,
+    ) -> Result<(Fetched, Belonging), Error> {
+        let options = Arc::clone(&self.options);
+        ground::make_folders(&options, |path| self.note(path))?;
         let mut window = Window::default();
         for entry in entries {
             let entry = entry?;
@@ -145,25 +196,38 @@ impl Surveyor {
             }
         }
         self.send(window)?;
-        Ok((self.files, self.bytes))
+        Ok((self.done, self.belonging))
+    }
+
+    fn note(&mut self, path: &Path) {
+        if self.options.delta {
+            self.belonging.note(path);
+        }
     }
 
     /// Makes the folder or the empty file, and notes where its bytes come from.
     fn add(&mut self, window: &mut Window, entry: Entry) -> Result<(), Error> {
-        let options = &self.options;
-        let broken = |problem| damaged(options, problem);
-        let path = ground::place(options, &entry.path).map_err(broken)?;
+        let options = Arc::clone(&self.options);
+        let broken = |problem| damaged(&options, problem);
+        let path = ground::place(&options, &entry.path).map_err(broken)?;
+        self.note(&path);
         let Kind::File { size, extents, .. } = entry.kind else {
-            return ground::make_folder(&path, entry.mode, &options.user);
+            return ground::make_folder(&path, entry.mode, &options);
         };
         if path.parent().is_some_and(|folder| !folder.is_dir()) {
             return Err(broken(format!("{} comes before its folder", entry.path)));
         }
-        ground::make_file(&path, entry.mode, size, &options.user)?;
-        let file = window::File { number: self.files, path, is_new: true };
+        let is_new = match options.delta {
+            true => ground::take_file(&path, entry.mode, size, &options.user)?,
+            false => {
+                ground::make_file(&path, entry.mode, size, &options.user)?;
+                true
+            }
+        };
+        let file = window::File { number: self.done.files, path, is_new };
         window.add(file, &extents, &options.backup).map_err(broken)?;
-        self.files += 1;
-        self.bytes += size;
+        self.done.files += 1;
+        self.done.bytes += size;
         Ok(())
     }
 

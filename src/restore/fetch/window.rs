@@ -141,8 +141,20 @@ impl Window {
             }
             of = Some(pack);
         }
-        Ok(runs)
+        Ok(alternating(runs))
     }
+}
+
+/// Takes turns between the first half of the runs and the second: threads that work side by side then seldom
+/// write to the same file, which only one may at a time.
+fn alternating(mut runs: Vec<Run>) -> Vec<Run> {
+    let second = runs.split_off(runs.len().div_ceil(2));
+    let (mut both, mut second) = (Vec::with_capacity(runs.len() + second.len()), second.into_iter());
+    for run in runs {
+        both.push(run);
+        both.extend(second.next());
+    }
+    both
 }
 
 impl Run {
@@ -164,6 +176,19 @@ impl Run {
 
     pub(super) fn places(&self) -> Arc<[ChunkPlace]> {
         self.chunks.iter().map(|chunk| chunk.place).collect()
+    }
+
+    /// Returns what is left of the run without some of its chunks: it may fall to pieces.
+    pub(super) fn without(self, mut drop: impl FnMut(&Chunk) -> bool) -> Vec<Run> {
+        let Run { pack, chunks, files } = self;
+        let mut runs: Vec<Run> = Vec::new();
+        for chunk in chunks.into_iter().filter(|chunk| !drop(chunk)) {
+            match runs.last_mut().filter(|run| run.takes(&chunk)) {
+                Some(run) => run.chunks.push(chunk),
+                None => runs.push(Run { pack: pack.clone(), chunks: vec![chunk], files: Arc::clone(&files) }),
+            }
+        }
+        runs
     }
 }
 
@@ -196,20 +221,24 @@ mod tests {
         let runs = window.runs().unwrap();
         let lengths: Vec<usize> = runs.iter().map(|run| run.chunks.len()).collect();
         assert_eq!(lengths, [3, 1, 1]);
+        assert_eq!(runs[1].pack.backup.as_str(), "other", "the second half takes turns with the first");
         let files: Vec<u32> = runs[0].chunks[1].pieces.iter().map(|p| p.file).collect();
         assert_eq!(files, [1, 0], "in the order of the chunk");
         assert_eq!(runs[0].bytes(), 60);
     }
 
     #[test]
-    fn a_run_is_not_long() {
+    fn a_run_is_not_long_and_can_be_thinned_out() {
         let mut window = Window::default();
         let big = |n: u32| Extent { plain: 1 << 20, ..extent("1", n, u64::from(n) * 100, 0) };
         let all: Vec<Extent> = (0..10).map(big).collect();
         window.add(file(0), &all, &own()).unwrap();
-        let runs = window.runs().unwrap();
+        let mut runs = window.runs().unwrap();
         assert_eq!(runs.iter().map(|run| run.chunks.len()).collect::<Vec<_>>(), [8, 2]);
         assert_eq!(runs[1].places().iter().map(|p| p.index).collect::<Vec<_>>(), [8, 9]);
+        let left = runs.remove(0).without(|chunk| chunk.place.index % 4 != 1);
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].places().iter().map(|p| p.index).collect::<Vec<_>>(), [1, 5]);
     }
 
     #[test]

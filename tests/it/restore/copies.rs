@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -31,6 +32,7 @@ pub(super) struct Copy {
     /// Names and paths, folders before what is in them.
     files: Vec<(String, PathBuf)>,
     tablespaces: Vec<Tablespace>,
+    fails: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -70,6 +72,7 @@ impl Copy {
             settings,
             files,
             tablespaces,
+            fails: AtomicBool::new(false),
         }
     }
 
@@ -171,6 +174,12 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<(String, PathBuf)>) {
 }
 
 impl Copies {
+    /// Makes a node's copy fail, or work again, where its larger files are read.
+    pub(super) fn fail(&self, node: &str, fail: bool) {
+        let copy = self.0.iter().find(|copy| copy.node.as_str() == node).unwrap();
+        copy.fails.store(fail, Ordering::Relaxed);
+    }
+
     fn of(&self, node: &NodeName) -> &Copy {
         self.0.iter().find(|copy| copy.node == *node).unwrap()
     }
@@ -201,6 +210,9 @@ impl Store for Copies {
     ) -> Result<(), Error> {
         let (_, path) = &self.of(node).files[pack.number as usize];
         let bytes = std::fs::read(path).unwrap();
+        if bytes.len() > 100_000 && self.of(node).fails.load(Ordering::Relaxed) {
+            return Err(Error::Lost("a file of the copy"));
+        }
         places.iter().enumerate().try_for_each(|(number, place)| {
             let from = place.index as usize * CHUNK;
             take(number, &bytes[from..bytes.len().min(from + CHUNK)])

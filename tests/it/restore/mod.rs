@@ -3,6 +3,7 @@
 mod beside;
 mod branch;
 mod copies;
+mod delta;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -96,7 +97,12 @@ async fn copied(folder: &Arc<Folder>, kind: Kind) -> (Cluster, Gone) {
         archived(node, folder, stops.iter().max().unwrap()).await;
     }
     let ports = cluster.nodes.iter().map(|node| node.port).collect();
-    let nodes = (0..3).map(|n| node_plan(n, stops[n], inside[n], Some(outside[n]))).collect();
+    let mut nodes: Vec<NodePlan> =
+        (0..3).map(|n| node_plan(n, stops[n], inside[n], Some(outside[n]))).collect();
+    for (plan, node) in nodes.iter_mut().zip(&cluster.nodes) {
+        let query = "select system_identifier::text from pg_control_system()";
+        plan.system_identifier = node.value("postgres", query).await.unwrap().unwrap();
+    }
     let settle = vec![order(outside[1].0, GID, Action::Commit), order(lost, LOST, Action::AsCatalogue)];
     let plan = plan(kind, nodes, settle);
     (cluster, Gone { copies: Copies(Arc::new(copies)), plan, bank, truth, at, ports })
@@ -235,6 +241,7 @@ fn options(targets: PathBuf) -> RestoreOptions {
         os_user: "postgres".into(),
         program: env!("CARGO_BIN_EXE_pitrus").into(),
         start: false,
+        delta: false,
     }
 }
 
