@@ -38,8 +38,9 @@ impl ZoneSet {
     /// Creates an object in one zone.
     pub async fn add_to(&self, zone: &ZoneName, name: &str, bytes: Bytes) -> Result<Added, Fault> {
         let zone = self.zone(zone)?;
+        let writing = zone.begin_write(&name.into());
         let permit = zone.write_permit(bytes.len()).await?;
-        let added = match zone.create(permit, name, bytes.clone()).await? {
+        let added = match zone.create(permit, writing, bytes.clone()).await? {
             Created::New => Added::New,
             Created::Exists if zone.get(name, None, Begun::default()).await? == bytes => {
                 zone.confirm(name).await?;
@@ -54,8 +55,9 @@ impl ZoneSet {
     /// Puts good bytes in place of one zone's damaged copy: the only write that does not create.
     pub async fn replace_in(&self, zone: &ZoneName, name: &str, bytes: Bytes) -> Result<(), Fault> {
         let zone = self.zone(zone)?;
+        let writing = zone.begin_write(&name.into());
         let permit = zone.write_permit(bytes.len()).await?;
-        zone.replace(permit, name, bytes).await
+        zone.replace(permit, writing, bytes).await
     }
 
     /// Deletes one zone's copy.

@@ -3,6 +3,7 @@
 //!
 //! put: the same bytes -> all zones at once -> done when a quorum holds them; the rest goes on behind
 //! get: the zone in best health -> the next, until the caller likes the bytes
+//! delete: in each zone, once no write of this process is under way there under that name
 //!
 //! Objects are created, never overwritten; a zone that already holds other bytes refuses
 //! ([`Error::Clash`]). A zone that fails or hangs rests and is probed now and then; what it missed is
@@ -17,6 +18,7 @@ mod options;
 mod read;
 mod store;
 mod write;
+mod writing;
 mod zone;
 
 use std::sync::Arc;

@@ -1,7 +1,6 @@
 //! Writing to a quorum.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::ZoneSet;
 use super::fault::{Error, Failure, Fault};
 use super::store::Created;
+use super::writing::Writing;
 use super::zone::{Begun, Zone};
 use crate::class::Class;
 use crate::retry::Backoff;
@@ -56,11 +56,11 @@ impl ZoneSet {
         let patience = tokio::time::sleep(PATIENCE);
         tokio::pin!(patience);
         loop {
-            if round.new.len() + round.same >= wanted {
+            if round.new + round.same >= wanted {
                 resting.iter().for_each(|zone| zone.note_miss(name));
-                return Ok(PutOutcome { already: round.new.is_empty() });
+                return Ok(PutOutcome { already: round.new == 0 });
             }
-            if round.new.len() + round.same + round.open < wanted {
+            if round.new + round.same + round.open < wanted {
                 resting.drain(..).for_each(|zone| round.send(zone));
             }
             if round.open == 0 {
@@ -75,7 +75,8 @@ impl ZoneSet {
         }
     }
 
-    /// Deletes an object in every zone that answers; returns those that did not.
+    /// Deletes an object in every zone that answers, after the writes of it that are still under way;
+    /// returns the zones that did not.
     pub async fn delete(&self, name: &str) -> Result<Vec<Failure>, Error> {
         let tried = self.0.zones.iter().map(|zone| async move { (zone, zone.delete(name).await) });
         let mut failures = Vec::new();
@@ -106,7 +107,7 @@ struct Round<'a> {
     replies: mpsc::Sender<Reply>,
     /// Zones whose reply is awaited.
     open: usize,
-    new: Vec<Arc<Zone>>,
+    new: usize,
     same: usize,
     failures: Vec<Failure>,
 }
@@ -119,8 +120,15 @@ struct Job {
     judge: Judge,
     /// The caller waits no longer: who has not begun need not begin.
     done: CancellationToken,
-    /// The write was refused: what was just created must go.
-    refused: Arc<AtomicBool>,
+    traces: Arc<Mutex<Traces>>,
+}
+
+/// Where a write has created its object. Once it is refused, all of them take it back, each once: a second
+/// time could delete what another writer has put there since.
+#[derive(Default)]
+struct Traces {
+    zones: Vec<Arc<Zone>>,
+    refused: bool,
 }
 
 impl Drop for Round<'_> {
@@ -137,17 +145,18 @@ impl<'a> Round<'a> {
             bytes,
             judge,
             done: CancellationToken::new(),
-            refused: Arc::new(AtomicBool::new(false)),
+            traces: Arc::default(),
         };
-        let round = Round { set, job, replies, open: 0, new: Vec::new(), same: 0, failures: Vec::new() };
+        let round = Round { set, job, replies, open: 0, new: 0, same: 0, failures: Vec::new() };
         (round, receiver)
     }
 
     fn send(&mut self, zone: &Arc<Zone>) {
         self.open += 1;
         let (zone, job, replies) = (zone.clone(), self.job.clone(), self.replies.clone());
+        let writing = zone.begin_write(&job.name);
         self.set.0.behind.spawn(async move {
-            let reply = job.run(&zone).await;
+            let reply = job.run(&zone, &writing).await;
             // Nobody listens once the quorum is reached.
             let _ = replies.try_send((zone, reply));
         });
@@ -156,13 +165,17 @@ impl<'a> Round<'a> {
     async fn take(&mut self, zone: Arc<Zone>, reply: Result<Created, Stop>) -> Result<(), Error> {
         self.open -= 1;
         match reply {
-            Ok(Created::New) => self.new.push(zone),
+            Ok(Created::New) => self.new += 1,
             Ok(Created::Exists) => self.same += 1,
             Err(Stop::Fault(fault)) => self.failures.push(Failure { zone: zone.name.clone(), fault }),
             Err(Stop::Clash) => {
-                self.job.refused.store(true, Ordering::SeqCst);
-                let undone = self.new.iter().map(|zone| zone.delete(&self.job.name));
-                futures::future::join_all(undone).await;
+                let name = self.job.name.clone();
+                let created = self.job.refuse();
+                let undone = async move {
+                    futures::future::join_all(created.iter().map(|zone| zone.undo(&name))).await;
+                };
+                // A caller who waits no longer must not leave it half done.
+                let _ = self.set.0.behind.spawn(undone).await;
                 return Err(Error::Clash { name: self.job.name.to_string(), zone: zone.name.clone() });
             }
         }
@@ -172,7 +185,7 @@ impl<'a> Round<'a> {
     fn too_few(&mut self, wanted: usize) -> Error {
         Error::TooFew {
             name: self.job.name.to_string(),
-            held: self.new.len() + self.same,
+            held: self.new + self.same,
             wanted,
             failures: std::mem::take(&mut self.failures),
         }
@@ -180,12 +193,32 @@ impl<'a> Round<'a> {
 }
 
 impl Job {
+    fn traces(&self) -> MutexGuard<'_, Traces> {
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses the write; returns where it must be taken back.
+    fn refuse(&self) -> Vec<Arc<Zone>> {
+        let mut traces = self.traces();
+        traces.refused = true;
+        std::mem::take(&mut traces.zones)
+    }
+
+    /// Notes that the object was created in a zone; returns whether it may stay.
+    fn note_created(&self, zone: &Arc<Zone>) -> bool {
+        let mut traces = self.traces();
+        if !traces.refused {
+            traces.zones.push(zone.clone());
+        }
+        !traces.refused
+    }
+
     /// Brings the object into one zone, and remembers it as missed where that fails.
-    async fn run(&self, zone: &Zone) -> Result<Created, Stop> {
-        let result = self.tries(zone).await;
+    async fn run(&self, zone: &Arc<Zone>, writing: &Arc<Writing>) -> Result<Created, Stop> {
+        let result = self.tries(zone, writing).await;
         match &result {
-            Ok(Created::New) if self.refused.load(Ordering::SeqCst) => {
-                let _ = zone.delete(&self.name).await;
+            Ok(Created::New) if !self.note_created(zone) => {
+                let _ = zone.undo(&self.name).await;
             }
             Ok(_) => zone.forget_miss(&self.name),
             Err(Stop::Clash) => tracing::warn!(zone = %zone.name, object = %self.name, "holds other bytes"),
@@ -194,12 +227,12 @@ impl Job {
         result
     }
 
-    async fn tries(&self, zone: &Zone) -> Result<Created, Stop> {
+    async fn tries(&self, zone: &Zone, writing: &Arc<Writing>) -> Result<Created, Stop> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         let mut tried = 0;
         loop {
             tried += 1;
-            let fault = match self.once(zone).await {
+            let fault = match self.once(zone, writing).await {
                 Err(Stop::Fault(fault)) => fault,
                 other => return other,
             };
@@ -212,13 +245,13 @@ impl Job {
         }
     }
 
-    async fn once(&self, zone: &Zone) -> Result<Created, Stop> {
+    async fn once(&self, zone: &Zone, writing: &Arc<Writing>) -> Result<Created, Stop> {
         let permit = tokio::select! {
             biased;
             permit = zone.write_permit(self.bytes.len()) => permit.map_err(Stop::Fault)?,
             () = self.done.cancelled() => return Err(Stop::Fault(Fault::Busy)),
         };
-        match zone.create(permit, &self.name, self.bytes.clone()).await.map_err(Stop::Fault)? {
+        match zone.create(permit, writing.clone(), self.bytes.clone()).await.map_err(Stop::Fault)? {
             Created::New => Ok(Created::New),
             Created::Exists => self.compare(zone).await,
         }

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::fault::Fault;
 use super::folder::State;
 use super::store::{Created, SILENCE, Store};
+use super::writing::{Writes, Writing};
 use crate::clock;
 use crate::ids::ZoneName;
 use crate::moment::Moment;
@@ -39,6 +40,7 @@ pub(super) struct Zone {
     pub(super) name: ZoneName,
     store: Store,
     writes: Arc<Semaphore>,
+    writing: Writes,
     reads: Arc<Semaphore>,
     health: Mutex<Health>,
     missed: Mutex<BTreeSet<String>>,
@@ -86,6 +88,7 @@ impl Zone {
             name,
             store,
             writes: Arc::new(Semaphore::new((WRITES_BYTES_MAX / UNIT_BYTES) as usize)),
+            writing: Writes::default(),
             reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
             health: Mutex::new(Health {
                 failing_since: None,
@@ -226,24 +229,29 @@ impl Zone {
         }
     }
 
+    /// Notes that an object is about to be written here; deleting it waits until this is dropped.
+    pub(super) fn begin_write(&self, name: &Arc<str>) -> Arc<Writing> {
+        self.writing.begin(name)
+    }
+
     pub(super) async fn create(
         &self,
         permit: OwnedSemaphorePermit,
-        name: &str,
+        writing: Arc<Writing>,
         bytes: Bytes,
     ) -> Result<Created, Fault> {
-        let (store, name, limit) = (self.store.clone(), name.to_owned(), write_limit(bytes.len()));
-        self.run(permit, limit, async move { store.create(&name, bytes).await }).await
+        let (store, limit) = (self.store.clone(), write_limit(bytes.len()));
+        self.run(permit, limit, async move { store.create(&writing.name, bytes).await }).await
     }
 
     pub(super) async fn replace(
         &self,
         permit: OwnedSemaphorePermit,
-        name: &str,
+        writing: Arc<Writing>,
         bytes: Bytes,
     ) -> Result<(), Fault> {
-        let (store, name, limit) = (self.store.clone(), name.to_owned(), write_limit(bytes.len()));
-        self.run(permit, limit, async move { store.replace(&name, bytes).await }).await
+        let (store, limit) = (self.store.clone(), write_limit(bytes.len()));
+        self.run(permit, limit, async move { store.replace(&writing.name, bytes).await }).await
     }
 
     pub(super) async fn state(&self) -> Result<State, Fault> {
@@ -272,8 +280,17 @@ impl Zone {
         self.run(permit, WRITE_LIMIT, async move { store.confirm(&name).await }).await
     }
 
+    /// Deletes an object, once nobody here writes it any more.
     pub(super) async fn delete(&self, name: &str) -> Result<(), Fault> {
+        if tokio::time::timeout(WRITE_LIMIT + SILENCE, self.writing.ended(name)).await.is_err() {
+            return Err(Fault::Busy);
+        }
         self.forget_miss(name);
+        self.undo(name).await
+    }
+
+    /// Deletes what a write has just created, whoever else is trying to.
+    pub(super) async fn undo(&self, name: &str) -> Result<(), Fault> {
         let permit = match tokio::time::timeout(SILENCE, self.write_permit(0)).await {
             Ok(permit) => permit?,
             Err(_) => return Err(Fault::Busy),

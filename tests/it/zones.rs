@@ -164,15 +164,32 @@ async fn a_refused_write_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn of_many_writers_with_different_bytes_at_most_one_wins() {
-    for _ in 0..20 {
+async fn a_write_behind_its_quorum_does_not_bring_back_what_was_deleted() {
+    for slow in outages(1, Mode::Slow(Duration::from_millis(200))) {
+        let place = place();
+        place.modes(slow);
+        place.set.put("x", Bytes::from("x")).await.unwrap();
+        assert_eq!(place.held("x", b"x"), 2);
+        assert!(place.set.delete("x").await.unwrap().is_empty());
+        place.settle().await;
+        assert_eq!(place.held("x", b"x"), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_writers_with_different_bytes_at_most_one_wins_and_the_others_leave_nothing() {
+    for _ in 0..200 {
         let place = place();
         let writers = (0..8).map(|n| {
             let set = place.set.clone();
             tokio::spawn(async move { set.put("x", Bytes::from(format!("{n}"))).await.is_ok() })
         });
-        let won = futures::future::join_all(writers).await.into_iter().filter(|won| *won.as_ref().unwrap());
-        assert!(won.count() <= 1);
+        let won = futures::future::join_all(writers).await.into_iter().map(Result::unwrap);
+        let won: Vec<usize> = won.enumerate().filter(|(_, won)| *won).map(|(n, _)| n).collect();
+        assert!(won.len() <= 1);
+        place.settle().await;
+        let left = (0..8).filter(|n| place.held("x", format!("{n}").as_bytes()) > 0);
+        assert!(left.into_iter().all(|n| won.contains(&n)));
     }
 }
 
