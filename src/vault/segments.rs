@@ -87,6 +87,13 @@ impl Segments {
         Some((at, self.get(at)?))
     }
 
+    /// Returns the last segment of a timeline.
+    pub fn last_of(&self, timeline: TimelineId) -> Option<u64> {
+        let all = (timeline, 0)..=(timeline, u64::MAX);
+        let run = self.runs.range(all.clone()).next_back().map(|(_, last)| *last);
+        run.max(self.others.range(all).next_back().map(|((_, number), _)| *number))
+    }
+
     /// Returns the timelines of which there are segments.
     pub fn timelines(&self) -> Vec<TimelineId> {
         let mut timelines: Vec<TimelineId> =
@@ -138,7 +145,10 @@ impl Segments {
             for stretch in self.stretches(timeline) {
                 let first = *stretch.numbers.start().max(numbers.start());
                 let end = *stretch.numbers.end().min(numbers.end());
-                let is_whole = stretch.state.complete || stretch.state.joined() == segment_bytes;
+                // Of a segment within which a branch left, only the branch's file has the rest.
+                let is_left = history.end_of(timeline) < start(end.saturating_add(1));
+                let is_whole =
+                    !is_left && (stretch.state.complete || stretch.state.joined() == segment_bytes);
                 // Of a segment within which a branch left, the branch's file has more.
                 let is_others = end == *numbers.end() && first <= end && holder(end) != Some(timeline);
                 let end = if is_others { end.checked_sub(1) } else { Some(end) };
@@ -276,7 +286,7 @@ mod tests {
                 let held = (0..=last).filter(|n| history.holder(Lsn(n * 8), Lsn(n * 8 + 8), |t| map.contains_key(&(t, *n))).is_some());
                 let is_whole = |n: u64| {
                     let at = history.holder(Lsn(n * 8), Lsn(n * 8 + 8), |t| map.contains_key(&(t, n))).unwrap();
-                    map[&(at, n)].complete || map[&(at, n)].joined() == 8
+                    (map[&(at, n)].complete || map[&(at, n)].joined() == 8) && history.end_of(at) >= Lsn(n * 8 + 8)
                 };
                 let want = crate::wal::segment::stretches(held, is_whole);
                 prop_assert_eq!(segments.along(&history, 8, last), want, "switches at {:?}", ends);

@@ -18,7 +18,7 @@ use crate::retry::Backoff;
 /// What a write found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PutOutcome {
-    /// Every zone that answered held it before.
+    /// A zone held it before: always so where a quorum did, though the zones beyond it may be written only now.
     pub already: bool,
 }
 
@@ -58,7 +58,7 @@ impl ZoneSet {
         loop {
             if round.new + round.same >= wanted {
                 resting.iter().for_each(|zone| zone.note_miss(name));
-                return Ok(PutOutcome { already: round.new == 0 });
+                return Ok(PutOutcome { already: round.same > 0 });
             }
             if round.new + round.same + round.open < wanted {
                 resting.drain(..).for_each(|zone| round.send(zone));
@@ -140,13 +140,8 @@ impl Drop for Round<'_> {
 impl<'a> Round<'a> {
     fn new(set: &'a ZoneSet, name: &str, bytes: Bytes, judge: Judge) -> (Self, mpsc::Receiver<Reply>) {
         let (replies, receiver) = mpsc::channel(set.0.zones.len());
-        let job = Job {
-            name: name.into(),
-            bytes,
-            judge,
-            done: CancellationToken::new(),
-            traces: Arc::default(),
-        };
+        let job =
+            Job { name: name.into(), bytes, judge, done: CancellationToken::new(), traces: Arc::default() };
         let round = Round { set, job, replies, open: 0, new: 0, same: 0, failures: Vec::new() };
         (round, receiver)
     }
