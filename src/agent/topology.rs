@@ -57,6 +57,12 @@ async fn once(post: &Post, recorded: &mut Option<TopologyDoc>) -> Result<bool, E
     if recorded.as_ref().is_some_and(|doc| doc.databases == databases) {
         return Ok(true);
     }
+    // A server that has Citus, but is of no cluster yet, calls itself a coordinator too.
+    let is_of_none =
+        nodes(&databases) == 0 && recorded.as_ref().is_none_or(|doc| doc.recorded_by != post.node);
+    if is_of_none {
+        return Ok(true);
+    }
     let doc = TopologyDoc {
         version: TopologyDoc::VERSION,
         cluster: post.cluster.clone(),
