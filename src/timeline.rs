@@ -80,6 +80,12 @@ impl History {
         std::iter::once(wanted).chain(ancestors).find(|timeline| holds(*timeline))
     }
 
+    /// Returns up to where this history uses the WAL of one of its timelines: beyond that the timeline's own
+    /// segments are another branch's, or nobody's.
+    pub fn end_of(&self, timeline: TimelineId) -> Lsn {
+        self.ancestors.iter().find(|a| a.timeline == timeline).map_or(Lsn::MAX, |a| a.end)
+    }
+
     /// Returns the timeline to which the WAL byte at `lsn` belongs.
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
         self.ancestors.iter().find(|a| lsn < a.end).map_or(self.timeline, |a| a.timeline)
@@ -97,6 +103,8 @@ mod tests {
         assert_eq!(history.timeline_at(Lsn(0x4FF_FFFF)), TimelineId(1));
         assert_eq!(history.timeline_at(Lsn(0x500_0000)), TimelineId(2));
         assert_eq!(history.timeline_at(Lsn(0x700_0060)), TimelineId(3));
+        assert_eq!(history.end_of(TimelineId(2)), Lsn(0x700_0060));
+        assert_eq!(history.end_of(TimelineId(3)), Lsn::MAX);
         assert!(History::parse(TimelineId(2), "2 0/1").is_err());
         assert!(History::parse(TimelineId(4), "2 0/1\n1 0/2").is_err());
     }

@@ -8,6 +8,8 @@ use crate::cut::Request;
 use crate::ids::{ClusterName, GroupId, NodeName};
 use crate::lsn::Lsn;
 use crate::moment::Moment;
+use crate::restore::plan::Follow;
+use crate::timeline::TimelineId;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -232,6 +234,32 @@ pub(super) struct Clocks {
     pub(super) pretended: Vec<(NodeName, i64)>,
 }
 
+#[derive(Debug, Group)]
+pub(super) struct Branches {
+    /// The timeline to follow, as recovery_target_timeline, for one node (worker-1=2) or all [default: the newest];
+    /// may be given more than once
+    #[arg(long = "timeline", value_name = "[NODE=]N", value_parser = node_timeline)]
+    pub(super) timelines: Vec<(Option<NodeName>, TimelineId)>,
+}
+
+impl Branches {
+    /// Returns what to follow; the text says what is said twice.
+    pub(super) fn follow(&self) -> Result<Follow, String> {
+        let mut follow = Follow::default();
+        for (node, timeline) in &self.timelines {
+            let before = match node {
+                Some(node) => follow.of.insert(node.clone(), *timeline),
+                None => follow.all.replace(*timeline),
+            };
+            if before.is_some() {
+                let whose = node.as_ref().map_or("all nodes".to_owned(), ToString::to_string);
+                return Err(format!("--timeline is given twice for {whose}"));
+            }
+        }
+        Ok(follow)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Wal {
     /// Show segments by distributed transaction: prepares, decisions, commits; and restore points, checkpoints
@@ -262,6 +290,8 @@ pub(super) struct Cut {
     pub(super) aim: Aim,
     #[command(flatten)]
     pub(super) clocks: Clocks,
+    #[command(flatten)]
+    pub(super) branches: Branches,
     /// Tell which transactions were under way, what of them stands where, and why the cut moved
     #[arg(long)]
     pub(super) explain: bool,
@@ -292,6 +322,8 @@ pub(super) struct RestorePlan {
     pub(super) target: Target,
     #[command(flatten)]
     pub(super) clocks: Clocks,
+    #[command(flatten)]
+    pub(super) branches: Branches,
     /// Name of the new cluster, unlike the old one's
     #[arg(long = "as", value_name = "NEW_NAME")]
     pub(super) new_name: Option<ClusterName>,
@@ -312,6 +344,8 @@ pub(super) struct RestoreRun {
     pub(super) target: Target,
     #[command(flatten)]
     pub(super) clocks: Clocks,
+    #[command(flatten)]
+    pub(super) branches: Branches,
     /// Name of the new cluster, unlike the old one's
     #[arg(long = "as", value_name = "NEW_NAME")]
     pub(super) new_name: ClusterName,
@@ -335,6 +369,16 @@ fn node_directory(text: &str) -> Result<(GroupId, PathBuf), String> {
     let plain = !group.is_empty() && !folder.is_empty() && group.bytes().all(|b| b.is_ascii_digit());
     let group = plain.then(|| group.parse().ok()).flatten().ok_or_else(shape)?;
     Ok((GroupId(group), PathBuf::from(folder)))
+}
+
+/// Reads `worker-1=2`, or `2` for every node.
+fn node_timeline(text: &str) -> Result<(Option<NodeName>, TimelineId), String> {
+    let (node, number) = text.split_once('=').map_or((None, text), |(node, number)| (Some(node), number));
+    let node = node.map(str::parse).transpose().map_err(|error: crate::ids::BadName| error.to_string())?;
+    match number.parse() {
+        Ok(number @ 1..) => Ok((node, TimelineId(number))),
+        _ => Err(format!("{text:?} is not NODE=N or N, such as worker-1=2, with the number of a timeline")),
+    }
 }
 
 /// Reads `worker-1=0/3000148`.

@@ -6,15 +6,15 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::args::{Clocks, Into, Output, RestorePlan, RestoreRun, Target};
+use super::args::{Branches, Clocks, Into, Output, RestorePlan, RestoreRun, Target};
 use super::failure::Failure;
 use super::open::Place;
 use super::out;
 use super::progress;
 use crate::ids::ClusterName;
-use crate::restore::plan::{self, Plan, PlanOptions, Request};
+use crate::restore::plan::{self, Follow, PlanOptions, Request};
 use crate::restore::{self, RestoreOptions, Targets};
-use crate::vault::{Access, Vault};
+use crate::vault::Access;
 
 /// Gives a recovering server a segment that the restore has fetched, if that is what we are called for (its
 /// restore_command): `pitrus restore wal-from-spool SPOOL FILE TARGET`. Recovery waits for it once a segment,
@@ -38,7 +38,9 @@ pub(super) async fn plan(args: &RestorePlan, config: &Path) -> Result<(), Failur
         None => usual_name(&place.cluster),
     };
     let vault = place.vault(Access::Read).await?;
-    let plan = make(&vault, request(&args.target)?, new_name, &args.clocks, args.explain).await?;
+    let follow = follow(&args.branches)?;
+    let options = options(request(&args.target)?, follow, new_name, &args.clocks, args.explain);
+    let plan = plan::find(&vault, &options).await?;
     restore::check(targets(&args.place).as_ref(), &plan, args.place.delta)?;
     match args.shown.output {
         Output::Text => out::text(&plan).map(drop),
@@ -51,14 +53,17 @@ pub(super) async fn run(args: &RestoreRun, config: &Path) -> Result<(), Failure>
     let place = Place::find(&args.vault, config)?;
     let targets = targets(&args.place)
         .ok_or_else(|| Failure::operator("no target is named", "add --into DIR or --targets FILE"))?;
-    let request = request(&args.target)?;
+    let (request, follow) = (request(&args.target)?, follow(&args.branches)?);
     let vault = place.vault(Access::Read).await?;
-    let plan = match restore::unfinished(&targets, &place.cluster, &args.new_name, &request)? {
+    let plan = match restore::unfinished(&targets, &place.cluster, &args.new_name, &request, &follow)? {
         Some(plan) => {
             println!("going on with the restore planned at {}\n", plan.made_at);
             plan
         }
-        None => make(&vault, request, args.new_name.clone(), &args.clocks, false).await?,
+        None => {
+            let options = options(request, follow, args.new_name.clone(), &args.clocks, false);
+            plan::find(&vault, &options).await?
+        }
     };
     println!("{plan}");
     let program = std::env::current_exe()
@@ -103,21 +108,25 @@ async fn interrupted() {
     }
 }
 
-async fn make(
-    vault: &Vault,
+fn options(
     request: Request,
+    follow: Follow,
     new_name: ClusterName,
     clocks: &Clocks,
     explain: bool,
-) -> Result<Plan, Failure> {
-    let options = PlanOptions {
+) -> PlanOptions {
+    PlanOptions {
         request,
+        follow,
         new_name,
         clocks: clocks.clocks.iter().cloned().collect(),
         pretended: clocks.pretended.iter().cloned().collect(),
         explain,
-    };
-    Ok(plan::find(vault, &options).await?)
+    }
+}
+
+fn follow(branches: &Branches) -> Result<Follow, Failure> {
+    branches.follow().map_err(|what| Failure::operator(what, "a node follows one timeline"))
 }
 
 fn request(target: &Target) -> Result<Request, Failure> {

@@ -148,6 +148,8 @@ pub(super) struct Found<'a> {
     pub(super) decisions: Table<Decision<'a>>,
     /// For each node the least and greatest time in its known history.
     pub(super) times: Table<Option<Times>>,
+    /// For each node where and when it was promoted.
+    pub(super) promotions: Table<Vec<(Spot, Moment)>>,
 }
 
 impl<'a> Found<'a> {
@@ -157,6 +159,7 @@ impl<'a> Found<'a> {
             parts: Table::default(),
             decisions: Table::default(),
             times: nodes.iter().map(times).collect(),
+            promotions: nodes.iter().enumerate().map(promotions).collect(),
         };
         for (node, history) in nodes.iter().enumerate() {
             found.add_parts(node, history, &groups)?;
@@ -305,6 +308,12 @@ fn groups(nodes: &[NodeHistory]) -> Result<HashMap<GroupId, usize>, Error> {
         }
     }
     Ok(groups)
+}
+
+fn promotions((node, history): (usize, &NodeHistory)) -> Vec<(Spot, Moment)> {
+    let spot = |event: &Event| Spot { node, lsn: event.lsn, end: event.end };
+    let promotion = |event: &Event| Some((spot(event), event.what.promotion()?));
+    history.events.iter().filter_map(promotion).collect()
 }
 
 fn times(history: &NodeHistory) -> Option<Times> {

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::history::{Decision, Found, Part};
+use super::history::{Decision, Found, Part, Spot};
 use super::pairing::Clocks;
 use crate::lsn::Lsn;
 use crate::moment::Moment;
@@ -116,6 +116,15 @@ impl Order {
         let before_end = self.precedes(spot.node, participant).is_some_and(|lsn| lsn >= spot.lsn);
         let span = (decision.time, decision.time);
         self.place(found, (spot.node, participant), (after_start, before_end), span)
+    }
+
+    /// Returns the promotion with which a record may have been lost that the known WAL of `second` should hold:
+    /// the nearest to `time`, which is read on the clock of `first`.
+    pub(super) fn lost_with(&self, found: &Found, first: usize, second: usize, time: Moment) -> Option<Spot> {
+        let ahead = self.clocks.get(&(first, second)).copied().unwrap_or(0);
+        let apart = |at: Moment| time.plus_micros(ahead).micros_since(at).abs();
+        let near = found.promotions[second].iter().filter(|(_, at)| apart(*at) <= APART_MAX_MICROS);
+        near.min_by_key(|(_, at)| apart(*at)).map(|(spot, _)| *spot)
     }
 
     /// Judges by proofs, then by time stamps: `(from, to)` is read on the first node's clock.

@@ -51,6 +51,9 @@ pub enum Reason {
     PrepareUnknown { gid: String, participant: NodeName, end: Lsn },
     /// This node committed its part of a transaction without an initiator here; another's PREPARE is outside.
     PartOutside { gid: String, other: NodeName, prepare: Lsn },
+    /// This node's record belongs to a transaction of which another node lost its own when it was promoted there,
+    /// outside.
+    LostWithPromotion { gid: String, other: NodeName, promotion: Lsn },
     /// Another node's position holds a transaction that needs this node's record.
     Needed { gid: String, by: NodeName, at: Lsn },
 }
@@ -100,7 +103,7 @@ pub struct Foreign {
 pub struct Orphan {
     pub node: NodeName,
     pub gid: String,
-    /// Where this node finished its part.
+    /// Where this node finished its part, or decided.
     pub at: Lsn,
     pub time: Moment,
     pub fault: Fault,
@@ -115,6 +118,9 @@ pub enum Fault {
     RolledBack,
     /// Committed here and rolled back on another node.
     Mixed,
+    /// Decided here, but the WAL of a participant runs past it and holds no PREPARE: lost with a promotion, or in
+    /// a crash.
+    NoPrepare,
 }
 
 /// A transaction that a vector of positions tears: kept on some nodes, gone on others.
@@ -164,6 +170,12 @@ impl fmt::Display for Reason {
             Reason::PartOutside { gid, other, prepare } => {
                 write!(f, "it committed {gid} here, which {other} prepared at {prepare}, outside the cut")
             }
+            Reason::LostWithPromotion { gid, other, promotion } => {
+                write!(
+                    f,
+                    "{gid} is here, but {other} lost its record of it when it was promoted at {promotion}, outside the cut"
+                )
+            }
             Reason::Needed { gid, by, at } => {
                 write!(f, "{by} holds its record of {gid} at {at}, so this node's must be inside too")
             }
@@ -196,6 +208,7 @@ impl fmt::Display for Orphan {
             Fault::NoDecision => "committed here, but its initiator lost the decision",
             Fault::RolledBack => "rolled back here, though its initiator decided to commit",
             Fault::Mixed => "committed here and rolled back on another node",
+            Fault::NoPrepare => "decided here, but a participant lost its part",
         };
         write!(f, "{}: {} at {} ({}): {fault}", self.node, self.gid, self.at, self.time)
     }

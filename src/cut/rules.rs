@@ -6,6 +6,9 @@
 //! - Parts without a decision anywhere (Citus's whose initiator lost it or is not here, and parts of one gid
 //!   on several nodes of a fleet without Citus) are whole among themselves: a COMMIT PREPARED inside needs
 //!   every PREPARE inside. A lost decision pins nothing else (D).
+//! - Where a node lost its record with a promotion (its new timeline left before it), the record at the other end
+//!   needs that promotion inside: up to there the transaction can still be left out whole, and after it the
+//!   source itself has it torn.
 //! - Where the record at the other end of a tie is not known, it lies before the known history (then it is
 //!   inside every cut), or after it (then it is inside none).
 //!
@@ -37,6 +40,9 @@ pub(super) enum Kind {
     Prepare,
     /// The later is a COMMIT PREPARED, the earlier another node's PREPARE.
     Part,
+    /// The later is a COMMIT PREPARED or a decision, the earlier the promotion with which another node lost its own
+    /// record.
+    Lost,
 }
 
 /// If `later` is inside, so is `earlier`.
@@ -91,6 +97,8 @@ pub(super) struct Rules<'a> {
     pub(super) always: Vec<Loose<'a>>,
     /// Decisions whose PREPARE may lie before the known history of a node.
     pub(super) doubts: Vec<(Spot, usize)>,
+    /// Decisions of which a participant has no PREPARE, and never will.
+    pub(super) unprepared: Vec<(usize, &'a str)>,
     pub(super) groups: Vec<Group>,
     group_of: HashMap<usize, usize>,
 }
@@ -104,7 +112,7 @@ impl<'a> Rules<'a> {
         let mut rules = Rules { groups, group_of, ..Rules::default() };
         rules.add_decided(found, order);
         for at in 0..rules.groups.len() {
-            rules.add_group(found, at);
+            rules.add_group(found, order, at);
         }
         rules
     }
@@ -136,7 +144,11 @@ impl<'a> Rules<'a> {
                     self.doubts.push((decided, other));
                 }
                 match place {
-                    Place::Nowhere => {}
+                    Place::Nowhere => {
+                        self.unprepared.push((at, gid));
+                        let lost = order.lost_with(found, decided.node, other, decision.time);
+                        self.add_lost(decided, lost, gid, owner);
+                    }
                     Place::After { .. } => self.never.push(loose),
                     Place::Before { .. } => self.always.push(loose),
                 }
@@ -144,7 +156,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    fn add_group(&mut self, found: &Found<'a>, at: usize) {
+    fn add_group(&mut self, found: &Found<'a>, order: &Order, at: usize) {
         let Some(group) = self.groups.get(at) else { return };
         let parts: Vec<&Part> = group.parts.iter().map(|part| &found.parts[*part]).collect();
         let owner = Owner::Group(at);
@@ -154,13 +166,24 @@ impl<'a> Rules<'a> {
         let committed = parts.iter().filter_map(|part| Some((part.gid, part.committed()?.spot)));
         let loose = |(gid, spot)| Loose { spot, other, kind: Kind::Decision, gid, owner };
         match place {
-            Place::Nowhere => self.add_whole(&parts, owner),
+            Place::Nowhere => {
+                for (part, end) in parts.iter().filter_map(|part| Some((part, part.committed()?))) {
+                    let lost = order.lost_with(found, part.node, other, end.time);
+                    self.add_lost(end.spot, lost, part.gid, owner);
+                }
+                self.add_whole(&parts, owner);
+            }
             Place::After { .. } => self.never.extend(committed.map(loose)),
             Place::Before { .. } => {
                 let live = parts.iter().filter(|part| part.rolled_back().is_none());
                 self.always.extend(live.filter_map(|part| Some((part.gid, part.prepare?))).map(loose));
             }
         }
+    }
+
+    fn add_lost(&mut self, later: Spot, promotion: Option<Spot>, gid: &'a str, owner: Owner) {
+        let tie = |earlier| Tie { later, earlier, kind: Kind::Lost, gid, owner };
+        self.ties.extend(promotion.map(tie));
     }
 
     /// Ties the parts of a transaction without a decision to each other.

@@ -108,13 +108,16 @@ impl Known<'_> {
                     Kind::Decision => Reason::UndecidedInside { gid, initiator: other, decision: at },
                     Kind::Prepare => Reason::UnpreparedInside { gid, participant: other, prepare: at },
                     Kind::Part => Reason::PartOutside { gid, other, prepare: at },
+                    Kind::Lost => Reason::LostWithPromotion { gid, other, promotion: at },
                 }
             }
             Cause::Loose(Loose { other, kind, gid, .. }) => {
                 let (gid, end, other) = (gid.to_owned(), self.history(other).end, self.name(other));
                 match kind {
                     Kind::Prepare => Reason::PrepareUnknown { gid, participant: other, end },
-                    Kind::Decision | Kind::Part => Reason::DecisionUnknown { gid, initiator: other, end },
+                    Kind::Decision | Kind::Part | Kind::Lost => {
+                        Reason::DecisionUnknown { gid, initiator: other, end }
+                    }
                 }
             }
         }
@@ -165,6 +168,13 @@ impl Known<'_> {
             let Some(fault) = self.fault(part, finish.committed, group) else { continue };
             let (node, gid) = (self.name(part.node), part.gid.to_owned());
             all.push(Orphan { node, gid, at: finish.spot.lsn, time: finish.time, fault });
+        }
+        for (at, gid) in &self.rules.unprepared {
+            let decision = &self.found.decisions[*at];
+            if decision.spot.inside(stops) {
+                let (node, gid, at) = (self.name(decision.spot.node), (*gid).to_owned(), decision.spot.lsn);
+                all.push(Orphan { node, gid, at, time: decision.time, fault: Fault::NoPrepare });
+            }
         }
         all
     }

@@ -9,7 +9,7 @@ use super::conf::{self, Needs};
 use super::former::{self, Expected};
 use super::install::{OsUser, Programs};
 use super::ledger::{Ledger, Stage};
-use super::plan::{NodePlan, Plan, Request};
+use super::plan::{Follow, NodePlan, Plan, Request};
 use super::preflight::{self, Found};
 use super::private::PrivateFolder;
 use super::server::Instance;
@@ -46,6 +46,7 @@ pub fn unfinished(
     cluster: &ClusterName,
     new_name: &ClusterName,
     request: &Request,
+    follow: &Follow,
 ) -> Result<Option<Plan>, Error> {
     let path = targets.folder()?.join(PLAN_FILE);
     let plan: Plan = match std::fs::read(&path) {
@@ -53,7 +54,8 @@ pub fn unfinished(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::file("read", &path)(error)),
     };
-    if plan.cluster != *cluster || plan.new_name != *new_name || plan.request != *request {
+    let is_other = plan.cluster != *cluster || plan.new_name != *new_name;
+    if is_other || plan.request != *request || plan.follow != *follow {
         return Ok(None);
     }
     let id = identity(&plan);

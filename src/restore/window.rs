@@ -1,5 +1,7 @@
 //! Between which moments the whole cluster can be restored.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::plan::{self, Line, Span, oldest_backup};
@@ -40,10 +42,13 @@ pub struct Gap {
 
 const NODES_AT_ONCE: usize = 8;
 
+/// Which timeline is followed, of nodes that do not follow their newest.
+pub type Timelines = BTreeMap<NodeName, TimelineId>;
+
 /// Finds the window: opens the newest indexes of each node.
-pub async fn of(vault: &Vault, catalog: &Catalog) -> Result<Window, plan::Error> {
+pub async fn of(vault: &Vault, catalog: &Catalog, timelines: &Timelines) -> Result<Window, plan::Error> {
     let nodes = flow::try_map(catalog.nodes.iter().collect(), NODES_AT_ONCE, |(name, node)| async move {
-        node_window(vault, name, node).await
+        node_window(vault, name, node, timelines.get(name).copied()).await
     })
     .await?;
     let all = nodes.iter().map(|node| node.earliest).collect::<Option<Vec<_>>>();
@@ -52,12 +57,17 @@ pub async fn of(vault: &Vault, catalog: &Catalog) -> Result<Window, plan::Error>
     Ok(Window { earliest, latest, nodes })
 }
 
-async fn node_window(vault: &Vault, name: &NodeName, node: &NodeCatalog) -> Result<NodeWindow, plan::Error> {
+async fn node_window(
+    vault: &Vault,
+    name: &NodeName,
+    node: &NodeCatalog,
+    timeline: Option<TimelineId>,
+) -> Result<NodeWindow, plan::Error> {
     let mut window = NodeWindow { node: name.clone(), earliest: None, latest: None, gaps: gaps(node) };
-    if let Some(mut line) = Line::new(vault, name, node) {
+    if let Some(mut line) = Line::new(vault, name, node, timeline) {
         window.earliest = oldest_backup(&mut line).map(|ends| ends.foot.stopped_at);
     }
-    if let Some(line) = Line::new(vault, name, node) {
+    if let Some(line) = Line::new(vault, name, node, timeline) {
         window.latest = Span::new(line, 0).newest_time().await?;
     }
     Ok(window)

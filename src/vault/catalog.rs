@@ -25,6 +25,8 @@ pub struct Catalog {
     pub nodes: BTreeMap<NodeName, NodeCatalog>,
     /// Oldest first.
     pub topologies: Vec<TopologyDoc>,
+    /// Shapes of other moments than that of [`Catalog::near`].
+    pub unopened_topologies: usize,
     /// Zones that did not answer; the others were enough to read from, and may not have all.
     pub silent: BTreeSet<ZoneName>,
 }
@@ -74,9 +76,9 @@ impl Catalog {
         Catalog::read(vault, Some(moment)).await
     }
 
-    /// Returns whether there are backups that were not opened.
+    /// Returns whether there are backups or shapes that were not opened.
     pub fn is_partial(&self) -> bool {
-        self.nodes.values().any(|node| node.unopened > 0)
+        self.unopened_topologies > 0 || self.nodes.values().any(|node| node.unopened > 0)
     }
 
     async fn read(vault: &Vault, near: Option<Near>) -> Result<Self, Error> {
@@ -86,9 +88,9 @@ impl Catalog {
             Ok::<_, Error>(catalog.map(|catalog| (node, catalog)))
         });
         let nodes: BTreeMap<_, _> = loaded.await?.into_iter().flatten().collect();
-        let topologies = topologies(vault, near).await?;
+        let (topologies, unopened_topologies) = topologies(vault, near).await?;
         let silent = nodes.values().flat_map(|node| node.silent.iter().cloned()).collect();
-        Ok(Catalog { nodes, topologies, silent })
+        Ok(Catalog { nodes, topologies, unopened_topologies, silent })
     }
 }
 
@@ -100,11 +102,13 @@ impl Vault {
     }
 }
 
-/// Reads the recorded shapes of the cluster, oldest first; near a moment, only the one of then.
-async fn topologies(vault: &Vault, near: Option<Near>) -> Result<Vec<TopologyDoc>, Error> {
+/// Reads the recorded shapes of the cluster, oldest first, and returns how many were not opened; near a moment, only
+/// the one of then is.
+async fn topologies(vault: &Vault, near: Option<Near>) -> Result<(Vec<TopologyDoc>, usize), Error> {
     let listing = vault.zones().list(&folder::topologies(vault.cluster())).await?;
     let mut names: Vec<ObjectName> =
         listing.objects.iter().filter_map(|o| ObjectName::parse(vault.cluster(), &o.name)).collect();
+    let all = names.len();
     if let Some(near) = near {
         let is_by_then = |name: &ObjectName| match (near, name) {
             (Near::At(moment), ObjectName::Topology { at }) => *at <= moment,
@@ -114,8 +118,9 @@ async fn topologies(vault: &Vault, near: Option<Near>) -> Result<Vec<TopologyDoc
         let by_then = names.partition_point(is_by_then);
         names = names.get(by_then.saturating_sub(1)..).unwrap_or_default().iter().take(1).cloned().collect();
     }
-    flow::try_map(names, OBJECTS_AT_ONCE, |name: ObjectName| async move { document(vault, &name).await })
-        .await
+    let unopened = all - names.len();
+    let read = |name: ObjectName| async move { document(vault, &name).await };
+    Ok((flow::try_map(names, OBJECTS_AT_ONCE, read).await?, unopened))
 }
 
 impl NodeCatalog {

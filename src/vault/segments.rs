@@ -145,14 +145,14 @@ impl Segments {
             for stretch in self.stretches(timeline) {
                 let first = *stretch.numbers.start().max(numbers.start());
                 let end = *stretch.numbers.end().min(numbers.end());
-                // Of a segment within which a branch left, only the branch's file has the rest.
-                let is_left = history.end_of(timeline) < start(end.saturating_add(1));
-                let is_whole =
-                    !is_left && (stretch.state.complete || stretch.state.joined() == segment_bytes);
+                let is_whole = stretch.state.complete || stretch.state.joined() == segment_bytes;
                 // Of a segment within which a branch left, the branch's file has more.
                 let is_others = end == *numbers.end() && first <= end && holder(end) != Some(timeline);
                 let end = if is_others { end.checked_sub(1) } else { Some(end) };
-                found.extend(end.filter(|end| first <= *end).map(|end| (first, end, is_whole)));
+                let Some(end) = end.filter(|end| first <= *end) else { continue };
+                // Of a segment within which a branch left, only the branch's file has the rest.
+                let is_left = history.end_of(timeline) < start(end.saturating_add(1));
+                found.push((first, end, is_whole && !is_left));
             }
         }
         found.sort_unstable();

@@ -43,8 +43,17 @@ pub enum What {
     RollbackPrepared { xid: u32, time: Moment, gid: Option<String> },
     /// A named restore point.
     RestorePoint { name: String, time: Moment },
-    /// A checkpoint; recovery that begins with it begins at `redo`.
-    Checkpoint { redo: Lsn, timeline: TimelineId, next_xid: u64, shutdown: bool, time: Moment },
+    /// A checkpoint; recovery that begins with it begins at `redo`. `previous`: a server that was promoted
+    /// without an end-of-recovery record began this timeline with it.
+    Checkpoint {
+        redo: Lsn,
+        timeline: TimelineId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous: Option<TimelineId>,
+        next_xid: u64,
+        shutdown: bool,
+        time: Moment,
+    },
     /// A promoted server began this timeline.
     EndOfRecovery { timeline: TimelineId, previous: TimelineId, time: Moment },
     /// Settings that a restored server must not set lower.
@@ -75,10 +84,26 @@ impl What {
             | What::CommitPrepared { time, .. }
             | What::RollbackPrepared { time, .. }
             | What::RestorePoint { time, .. } => Some(*time),
-            What::Checkpoint { .. }
-            | What::EndOfRecovery { .. }
-            | What::Parameters(_)
-            | What::Running { .. } => None,
+            What::EndOfRecovery { .. } | What::Checkpoint { .. } => self.promotion(),
+            What::Parameters(_) | What::Running { .. } => None,
+        }
+    }
+
+    /// Returns when a server was promoted, where this is the record with which its timeline begins.
+    pub fn promotion(&self) -> Option<Moment> {
+        match self {
+            What::EndOfRecovery { time, .. } | What::Checkpoint { previous: Some(_), time, .. } => {
+                Some(*time)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the rows of a decision; none of other events.
+    pub fn decides(&self) -> &[Decided] {
+        match self {
+            What::Commit { decides, .. } => decides,
+            _ => &[],
         }
     }
 

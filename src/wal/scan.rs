@@ -178,13 +178,18 @@ fn log_event(record: &Record<'_>) -> Option<Option<What>> {
     let main = record.main;
     let mut rest = Bytes(main);
     let what = match record.operation() {
-        operation @ (CHECKPOINT_SHUTDOWN | CHECKPOINT_ONLINE) => What::Checkpoint {
-            redo: Lsn(rest.u64()?),
-            timeline: TimelineId(rest.u32()?),
-            next_xid: u64_at(main, 24)?,
-            shutdown: operation == CHECKPOINT_SHUTDOWN,
-            time: Moment::from_unix_micros(Bytes(main.get(64..)?).i64()?.saturating_mul(1_000_000)),
-        },
+        operation @ (CHECKPOINT_SHUTDOWN | CHECKPOINT_ONLINE) => {
+            let (redo, timeline, previous) =
+                (Lsn(rest.u64()?), TimelineId(rest.u32()?), TimelineId(rest.u32()?));
+            What::Checkpoint {
+                redo,
+                timeline,
+                previous: (previous != timeline).then_some(previous),
+                next_xid: u64_at(main, 24)?,
+                shutdown: operation == CHECKPOINT_SHUTDOWN,
+                time: Moment::from_unix_micros(Bytes(main.get(64..)?).i64()?.saturating_mul(1_000_000)),
+            }
+        }
         PARAMETER_CHANGE => What::Parameters(parameters(&mut rest)?),
         RESTORE_POINT => What::RestorePoint { time: Moment(rest.i64()?), name: c_string(rest.0) },
         END_OF_RECOVERY => What::EndOfRecovery {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::class::{Class, Classified};
 use crate::lsn::Lsn;
+use crate::timeline::TimelineId;
 use crate::{timeline, wal};
 
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,8 @@ pub enum Error {
     Wal { path: PathBuf, source: wal::Error },
     #[error("{}: the WAL breaks off at {at} ({why}), though segments follow", path.display())]
     EndsEarly { path: PathBuf, at: Lsn, why: &'static str },
+    #[error("{}: holds nothing of timeline {asked}", path.display())]
+    NoTimeline { path: PathBuf, asked: TimelineId, known: String },
     #[error("{}: holds no segment {number}", path.display())]
     Missing { path: PathBuf, number: u64 },
 }
@@ -29,9 +32,11 @@ pub enum Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Error::Read { .. } | Error::NoWal { .. } | Error::NotWal { .. } | Error::Mixed { .. } => {
-                Class::Operator
-            }
+            Error::Read { .. }
+            | Error::NoWal { .. }
+            | Error::NoTimeline { .. }
+            | Error::NotWal { .. }
+            | Error::Mixed { .. } => Class::Operator,
             Error::History { .. } | Error::EndsEarly { .. } => Class::Damage,
             Error::Wal { source, .. } => source.class(),
             Error::Missing { .. } => Class::Bug,
@@ -44,6 +49,7 @@ impl Classified for Error {
             Error::NoWal { instead, .. } => Some(instead.clone().unwrap_or_else(|| {
                 "segments have names of 24 digits, such as 000000010000000000000001".to_owned()
             })),
+            Error::NoTimeline { known, .. } => Some(format!("it holds WAL of timeline {known}")),
             Error::NotWal { .. } => {
                 Some("compressed or encrypted segments must be unpacked first, by the tool that packed them".to_owned())
             }

@@ -31,11 +31,14 @@ pub(crate) struct Pieces {
     path: PathBuf,
     file: File,
     buffer: Vec<u8>,
+    /// How much may still be read.
+    left: u64,
 }
 
 impl Pieces {
-    pub(crate) fn open(path: PathBuf) -> Result<Self, Error> {
-        Ok(Pieces { file: open(&path)?, path, buffer: vec![0; PIECE_BYTES] })
+    /// Opens a file of which up to `most` bytes count.
+    pub(crate) fn open(path: PathBuf, most: u64) -> Result<Self, Error> {
+        Ok(Pieces { file: open(&path)?, path, buffer: vec![0; PIECE_BYTES], left: most })
     }
 
     /// Returns the bytes that follow; none at the end.
@@ -49,6 +52,8 @@ impl Pieces {
                 Err(source) => return Err(Error::Read { path: self.path.clone(), source }),
             }
         }
-        Ok(self.buffer.get(..filled).unwrap_or_default())
+        let own = usize::try_from(self.left).unwrap_or(usize::MAX).min(filled);
+        self.left = self.left.saturating_sub(filled as u64);
+        Ok(self.buffer.get(..own).unwrap_or_default())
     }
 }

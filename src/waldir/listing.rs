@@ -1,5 +1,5 @@
 //! Which segments a directory holds, by their names and first pages, and which of them lead to its newest
-//! timeline.
+//! timeline, or to the one that is asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ impl Names {
 }
 
 impl Listing {
-    pub(super) fn read(folder: &Path) -> Result<Self, Error> {
+    pub(super) fn read(folder: &Path, timeline: Option<TimelineId>) -> Result<Self, Error> {
         let names = Names::read(folder)?;
         let Some(newest) = names.segments.last() else {
             return Err(Error::NoWal { path: folder.to_owned(), instead: names.instead() });
@@ -102,11 +102,29 @@ impl Listing {
             notes: Vec::new(),
         };
         let written = listing.written(named.collect())?;
-        let Some(newest) = written.last().map(|segment| segment.timeline) else {
+        // A timeline that has begun may have no segment yet.
+        let mut known: BTreeSet<TimelineId> = written.iter().map(|segment| segment.timeline).collect();
+        let newest = known.last().copied();
+        for timeline in
+            names.histories.iter().filter(|timeline| newest.is_some_and(|newest| **timeline > newest))
+        {
+            if listing.history_of(*timeline)?.ancestors.is_empty() {
+                let name = history_file_name(*timeline);
+                listing.notes.push(format!("{name} names no older timeline, and is not read"));
+            } else {
+                known.insert(*timeline);
+            }
+        }
+        let Some(newest) = known.last().copied() else {
             return Err(Error::NoWal { path: folder.to_owned(), instead: None });
         };
-        listing.follow(newest, &names)?;
-        listing.hold(&written);
+        let followed = timeline.unwrap_or(newest);
+        if !known.contains(&followed) {
+            let known = known.iter().map(TimelineId::to_string).collect::<Vec<_>>().join(", ");
+            return Err(Error::NoTimeline { path: folder.to_owned(), asked: followed, known });
+        }
+        listing.follow(followed, &names)?;
+        listing.hold(&written, newest);
         if let Some(partial) = &names.partial {
             listing.notes.push(format!(
                 "{partial} is not read: give it its name without `.partial` if it is the newest"
@@ -134,27 +152,30 @@ impl Listing {
         Ok(named)
     }
 
-    /// Reads how the newest timeline came to be.
-    fn follow(&mut self, newest: TimelineId, names: &Names) -> Result<(), Error> {
-        self.history = History::root(newest);
-        if names.histories.contains(&newest) {
-            let path = self.folder.join(history_file_name(newest));
-            let text = std::fs::read_to_string(&path)
-                .map_err(|source| Error::Read { path: path.clone(), source })?;
-            self.history = History::parse(newest, &text).map_err(|source| Error::History { path, source })?;
-        } else if newest != TimelineId(1) {
+    fn history_of(&self, timeline: TimelineId) -> Result<History, Error> {
+        let path = self.folder.join(history_file_name(timeline));
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        History::parse(timeline, &text).map_err(|source| Error::History { path, source })
+    }
+
+    /// Reads how the timeline that is followed came to be.
+    fn follow(&mut self, followed: TimelineId, names: &Names) -> Result<(), Error> {
+        self.history = History::root(followed);
+        if names.histories.contains(&followed) {
+            self.history = self.history_of(followed)?;
+        } else if followed != TimelineId(1) {
             self.notes.push(format!(
-                "{} is not there: only segments of timeline {newest} are read",
-                history_file_name(newest)
+                "{} is not there: only segments of timeline {followed} are read",
+                history_file_name(followed)
             ));
         }
         Ok(())
     }
 
-    fn hold(&mut self, written: &BTreeSet<Segment>) {
+    fn hold(&mut self, written: &BTreeSet<Segment>, newest: TimelineId) {
         let numbers: BTreeSet<u64> = written.iter().map(|segment| segment.number).collect();
-        let last = written.iter().rev().find(|s| s.timeline == self.history.timeline).map(|s| s.number);
-        for number in numbers.into_iter().filter(|number| Some(*number) <= last) {
+        for number in numbers {
             let at = |timeline| Segment { timeline, number };
             let (start, end) =
                 (at(TimelineId(1)).start(self.segment_bytes), at(TimelineId(1)).end(self.segment_bytes));
@@ -164,9 +185,10 @@ impl Listing {
         self.stretches = stretches(self.held.keys().copied(), |number| self.is_whole(number));
         let aside = written.len().saturating_sub(self.held.len());
         if aside > 0 {
+            let followed = self.history.timeline;
+            let why = if followed == newest { "the newest" } else { "which is asked for" };
             self.notes.push(format!(
-                "{aside} segments are not read: they do not lead to timeline {}, the newest",
-                self.history.timeline
+                "{aside} segments are not read: they do not lead to timeline {followed}, {why}"
             ));
         }
     }
@@ -174,7 +196,20 @@ impl Listing {
     fn is_whole(&self, number: u64) -> bool {
         let length =
             self.path_of(number).and_then(|path| std::fs::metadata(path).ok()).map(|meta| meta.len());
-        length == Some(u64::from(self.segment_bytes))
+        let full = u64::from(self.segment_bytes);
+        length == Some(full) && self.own_bytes(number) >= full
+    }
+
+    /// Returns how many bytes of a segment's file belong to the branch that is followed: it may have left the file's
+    /// timeline within it.
+    pub(super) fn own_bytes(&self, number: u64) -> u64 {
+        let end = self.held.get(&number).map_or(Lsn::MAX, |timeline| self.history.end_of(*timeline));
+        end.0.saturating_sub(self.start_of(number).0)
+    }
+
+    /// Returns the timeline whose file is read for a segment.
+    pub(super) fn timeline_of(&self, number: u64) -> Option<TimelineId> {
+        self.held.get(&number).copied()
     }
 
     pub(super) fn folder(&self) -> &Path {

@@ -11,7 +11,7 @@ use crate::cut::look::{Log, Told};
 use crate::lsn::Lsn;
 use crate::manifest::wal_index::Times;
 use crate::moment::Moment;
-use crate::timeline::TimelineId;
+use crate::timeline::{Ancestor, TimelineId};
 use crate::wal::event::{Event, Prepared, What};
 
 /// One node's directory of WAL: the stretch between two gaps that is looked at.
@@ -52,9 +52,9 @@ pub(crate) struct Stranger {
 }
 
 impl WalDir {
-    /// Lists a directory, and looks at its newest stretch.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let listing = Listing::read(path)?;
+    /// Lists a directory, and looks at the newest stretch of a timeline, else of the newest.
+    pub fn open(path: &Path, timeline: Option<TimelineId>) -> Result<Self, Error> {
+        let listing = Listing::read(path, timeline)?;
         let at = listing.stretches.len().saturating_sub(1);
         let Some((first, last)) = listing.stretches.last().copied() else {
             return Err(Error::NoWal { path: path.to_owned(), instead: None });
@@ -113,9 +113,36 @@ impl WalDir {
         self.at + 1 < self.listing.stretches.len()
     }
 
-    /// Returns the timeline to which the byte before `lsn` belongs.
-    pub(crate) fn timeline_before(&self, lsn: Lsn) -> TimelineId {
-        self.listing.history.timeline_at(Lsn(lsn.0.saturating_sub(1)))
+    /// Returns the timeline that recovery must follow to a stop at `lsn`: its own, or that whose files hold the
+    /// segments from there on.
+    pub(crate) fn timeline_to(&self, lsn: Lsn) -> TimelineId {
+        let own = self.listing.history.timeline_at(Lsn(lsn.0.saturating_sub(1)));
+        let number = self.number_of(lsn);
+        let read = [number, number.saturating_add(1)].map(|number| self.listing.timeline_of(number));
+        read.into_iter().flatten().fold(own, TimelineId::max)
+    }
+
+    /// Returns the timeline that the one followed left last at or before `lsn`, if its own WAL goes on after that
+    /// place, and the place: a promotion left it aside.
+    pub(crate) fn left_aside(&self, lsn: Lsn) -> Result<Option<(WalDir, Ancestor)>, Error> {
+        let left = self.listing.history.ancestors.iter().rev().find(|ancestor| ancestor.end <= lsn).copied();
+        let Some(left) = left else { return Ok(None) };
+        let mut old = match WalDir::open(self.folder(), Some(left.timeline)) {
+            Err(Error::NoTimeline { .. } | Error::NoWal { .. }) => return Ok(None),
+            opened => opened?.pretending(self.pretended),
+        };
+        Ok((old.end()? > left.end).then_some((old, left)))
+    }
+
+    /// Returns whether the newest segment is a file of the timeline before, and this file goes on after the place
+    /// where the timeline that is followed left it.
+    pub(crate) fn is_left_at_end(&self) -> Result<bool, Error> {
+        let is_old = self.listing.timeline_of(self.last).is_some_and(|held| held != self.timeline());
+        Ok(is_old && self.left_aside(self.listing.start_of(self.last.saturating_add(1)))?.is_some())
+    }
+
+    pub(crate) fn timeline(&self) -> TimelineId {
+        self.listing.history.timeline
     }
 
     /// Returns the end of the stretch's WAL.
@@ -290,7 +317,7 @@ mod tests {
     #[test]
     fn what_is_prepared_is_known_wherever_reading_begins() {
         let folder = unpacked();
-        let mut dir = WalDir::open(folder.path()).unwrap();
+        let mut dir = WalDir::open(folder.path(), None).unwrap();
         let (first, last) = dir.ends();
         assert_eq!((first, last), (0xF, 0x10));
         let mut tape = Tape::new(&dir.listing, (first, last), 0);
@@ -305,7 +332,7 @@ mod tests {
 
         // Alone, the second segment says what it cannot know, until its own list of what runs.
         std::fs::remove_file(folder.path().join("00000001000000000000000F")).unwrap();
-        let mut alone = WalDir::open(folder.path()).unwrap();
+        let mut alone = WalDir::open(folder.path(), None).unwrap();
         let start = alone.decoded(last).unwrap().lists.first().unwrap().0;
         assert!(alone.doubt(start).unwrap().is_some());
         assert!(alone.doubt(Lsn::MAX).unwrap().is_none());

@@ -134,7 +134,7 @@ impl Tape {
         if let Some(header) = file::header(&path)?.filter(|header| header.system != listing.system) {
             return Err(Error::Mixed { path, found: header.system, expected: listing.system });
         }
-        Pieces::open(path)
+        Pieces::open(path, listing.own_bytes(self.next))
     }
 
     fn path(&self, listing: &Listing, number: u64) -> Result<std::path::PathBuf, Error> {

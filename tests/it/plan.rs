@@ -10,7 +10,7 @@ use pitrus::manifest::backup::{BadPage, Foot, Head, VERSION};
 use pitrus::manifest::node::NodeDoc;
 use pitrus::manifest::topology::{CitusDatabase, CitusNode, TopologyDoc};
 use pitrus::moment::Moment;
-use pitrus::restore::plan::{Error, Plan, PlanOptions, Request};
+use pitrus::restore::plan::{Error, Follow, Plan, PlanOptions, Request};
 use pitrus::restore::{self, plan};
 use pitrus::seal::MasterKey;
 use pitrus::timeline::TimelineId;
@@ -25,9 +25,9 @@ const TIMELINE: TimelineId = TimelineId(1);
 const LEVEL: i32 = 1;
 
 /// The recorded cluster in a vault.
-struct Stored {
-    vault: Vault,
-    nodes: Vec<Recorded>,
+pub(crate) struct Stored {
+    pub(crate) vault: Vault,
+    pub(crate) nodes: Vec<Recorded>,
     events: Vec<Vec<Event>>,
     _folder: tempfile::TempDir,
 }
@@ -55,7 +55,7 @@ impl Stored {
     }
 
     /// One whose archive is complete, with a backup at the twentieth transaction record of each node.
-    async fn whole() -> Self {
+    pub(crate) async fn whole() -> Self {
         let stored = Stored::new().await;
         for at in 0..stored.nodes.len() {
             stored.put_wal(at, stored.nodes[at].end).await;
@@ -64,7 +64,7 @@ impl Stored {
         stored
     }
 
-    fn name(&self, at: usize) -> NodeName {
+    pub(crate) fn name(&self, at: usize) -> NodeName {
         self.nodes[at].name.parse().unwrap()
     }
 
@@ -106,7 +106,7 @@ impl Stored {
         self.put(&ObjectName::Topology { at: recorded_at }, serde_json::to_vec(&doc).unwrap()).await;
     }
 
-    async fn put(&self, name: &ObjectName, plain: impl Into<Bytes>) {
+    pub(crate) async fn put(&self, name: &ObjectName, plain: impl Into<Bytes>) {
         self.vault.put(name, plain.into(), LEVEL).await.unwrap();
     }
 
@@ -136,7 +136,7 @@ impl Stored {
         }
     }
 
-    fn times(&self, at: usize) -> Vec<(Lsn, Moment)> {
+    pub(crate) fn times(&self, at: usize) -> Vec<(Lsn, Moment)> {
         self.events[at].iter().filter_map(|event| Some((event.lsn, event.what.time()?))).collect()
     }
 
@@ -191,14 +191,20 @@ impl Stored {
     async fn plan_with(&self, request: Request, pretended: i64, said: i64) -> Result<Plan, Error> {
         let one = |micros: i64| [(self.name(1), micros)].into_iter().collect();
         let new_name = "copy".parse().unwrap();
-        let options =
-            PlanOptions { request, new_name, clocks: one(said), pretended: one(pretended), explain: true };
+        let options = PlanOptions {
+            request,
+            follow: Follow::default(),
+            new_name,
+            clocks: one(said),
+            pretended: one(pretended),
+            explain: true,
+        };
         let catalog = Catalog::load(&self.vault).await.unwrap();
         plan::make(&self.vault, &catalog, &options).await
     }
 
     /// All that was recorded, as the cut wants it.
-    fn histories(&self) -> Vec<NodeHistory> {
+    pub(crate) fn histories(&self) -> Vec<NodeHistory> {
         let history = |(node, events): (&Recorded, &Vec<Event>)| NodeHistory {
             node: node.name.parse().unwrap(),
             group: Some(GroupId(node.group)),
@@ -212,7 +218,7 @@ impl Stored {
     }
 
     /// A moment in the middle of the load.
-    fn middle(&self, of: usize, parts: usize) -> Moment {
+    pub(crate) fn middle(&self, of: usize, parts: usize) -> Moment {
         let times = self.times(0);
         times[times.len() * of / parts].1
     }
@@ -237,7 +243,7 @@ impl Stored {
     }
 }
 
-fn stops(plan: &Plan) -> Vec<Lsn> {
+pub(crate) fn stops(plan: &Plan) -> Vec<Lsn> {
     plan.nodes.iter().map(|node| node.stop_before.unwrap_or(Lsn::MAX)).collect()
 }
 

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use pitrus::clock;
 use pitrus::moment::Moment;
 
 use crate::world::{
-    Bank, Cluster, ClusterOptions, Folder, Kind, Landing, Load, LoadOptions, Protected, Said, Server, Truth,
-    Verdict, open_hba, proof, text,
+    Bank, Cluster, ClusterOptions, DATABASE, Folder, Kind, Landing, Load, LoadOptions, Protected, Said,
+    Server, ServerOptions, Truth, Verdict, open_hba, proof, text,
 };
 
 /// Clients' and servers' clocks are one here; this much is left for their queues, in microseconds.
@@ -100,5 +100,44 @@ impl Scene {
         proof::metadata_is_new(&servers).await?;
         proof::citus_agrees(self.cluster.kind, &servers, verdict.expected_total).await?;
         Ok((servers, verdict))
+    }
+
+    /// Moves the first shard of the accounts that is on one group, and what is kept with it, to another group.
+    pub(crate) async fn move_shard(&self, from: i32, to: i32) -> anyhow::Result<()> {
+        let move_it = format!(
+            "select citus_move_shard_placement(
+                 (select min(s.shardid) from pg_dist_shard s join pg_dist_placement p using (shardid)
+                  where s.logicalrelid = 'accounts'::regclass and p.groupid = {from}),
+                 '127.0.0.1', {}, '127.0.0.1', {}, shard_transfer_mode := 'block_writes')",
+            self.port(from)?,
+            self.port(to)?
+        );
+        let moved = self.cluster.coordinator()?.run(DATABASE, &move_it).await;
+        moved.with_context(|| format!("a shard from {from} to {to}"))
+    }
+
+    fn port(&self, group: i32) -> anyhow::Result<u16> {
+        let node = self.cluster.nodes.get(usize::try_from(group)?).context("a node of that group")?;
+        Ok(node.port)
+    }
+
+    /// Adds a worker, with an agent of its own; returns the moment before it joined, and the one after.
+    pub(crate) async fn add_worker(&mut self, name: &str) -> anyhow::Result<(Moment, Moment)> {
+        let mut options = ServerOptions::named(name).set("shared_preload_libraries", "citus");
+        options.wal_segment_mib = 1;
+        for (name, value, _) in proof::CHANGED {
+            options = options.set(name, value);
+        }
+        let folder = Arc::clone(&self.folder);
+        let server = tokio::task::spawn_blocking(move || Server::start_new(&folder, &options)).await??;
+        server.run("postgres", &format!("create database {DATABASE}")).await?;
+        server.run(DATABASE, "create extension citus").await?;
+        let before = clock::now();
+        let add = format!("select citus_add_node('127.0.0.1', {})", server.port);
+        self.cluster.coordinator()?.run(DATABASE, &add).await.context("citus_add_node")?;
+        let after = clock::now();
+        self.protected.add(&server).await?;
+        self.cluster.nodes.push(server);
+        Ok((before, after))
     }
 }

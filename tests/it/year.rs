@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pitrus::cut::Request;
 use pitrus::moment::Moment;
-use pitrus::restore::plan::{self, ClockSource, Plan, PlanOptions};
+use pitrus::restore::plan::{self, ClockSource, Follow, Plan, PlanOptions};
 use pitrus::vault::Catalog;
 
 use archive::{AHEAD_MICROS, Archive, DAY, Shape};
@@ -16,6 +16,7 @@ const YEAR: u64 = 365;
 fn options(request: Request) -> PlanOptions {
     let new_name = "copy".parse().unwrap();
     PlanOptions {
+        follow: Follow::default(),
         request,
         new_name,
         clocks: Default::default(),

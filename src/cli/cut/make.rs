@@ -11,6 +11,7 @@ use crate::cut::{self, Cut, Known, NodeHistory, Request, Torn};
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::moment::Moment;
+use crate::restore::plan::Follow;
 use crate::waldir::WalDir;
 
 /// A node whose WAL ends this long before the time asked for may miss some.
@@ -64,13 +65,24 @@ fn nodes(args: &args::Cut) -> Result<Vec<Node>, Error> {
             }
         }
     }
+    let twice = |what| ask(what, "a node follows one timeline");
+    let Follow { all, of } = args.branches.follow().map_err(twice)?;
+    if let Some(stranger) = of.keys().find(|node| !is_node(node)) {
+        return Err(ask(
+            format!("--timeline {stranger}: there is no node {stranger}"),
+            "name it with --node too",
+        ));
+    }
     let mut nodes: Vec<Node> = Vec::new();
     for (group, path) in &args.nodes {
         if nodes.iter().any(|node| node.group == *group) {
             return Err(ask(format!("--node names group {group} twice"), "give each node one directory"));
         }
         let named = group.to_string();
-        let dir = WalDir::open(path)?.pretending(pretended.get(named.as_str()).copied().unwrap_or(0));
+        let own = of.iter().find(|(node, _)| node.as_str() == named).map(|(_, timeline)| *timeline);
+        let timeline = own.or(all);
+        let dir =
+            WalDir::open(path, timeline)?.pretending(pretended.get(named.as_str()).copied().unwrap_or(0));
         for other in &nodes {
             if !other.dir.is_of_one_server(&dir)? {
                 continue;
@@ -175,6 +187,7 @@ impl Maker {
                 self.notes
                     .push(format!("node {}: WAL is missing later on: this lies before the gap", node.group));
             }
+            self.notes.append(&mut node.notes);
             self.notes.extend(node.dir.doubt(*stop)?.map(|doubt| format!("node {}: {doubt}", node.group)));
             self.notes.extend(strangers(node));
         }
@@ -196,7 +209,10 @@ async fn node_shown(
     stop: Lsn,
 ) -> Result<NodeShown, Error> {
     let end = node.dir.end()?;
-    let goes_on = goes_on(stop, end, node.dir.segment_bytes());
+    // Without a stop recovery would go on into WAL that a promotion left aside.
+    let runs_on = stop >= end && node.dir.is_left_at_end()?;
+    let stop = if runs_on { end } else { stop };
+    let goes_on = runs_on || goes_on(stop, end, node.dir.segment_bytes());
     let last_inside = find::time_before(node.log(), stop.min(end)).await?;
     let moved_back_ms = if stop == start {
         0.0
@@ -214,7 +230,7 @@ async fn node_shown(
     Ok(NodeShown {
         group: node.group,
         stop_before: goes_on.then_some(stop),
-        timeline: node.dir.timeline_before(if goes_on { stop } else { end }),
+        timeline: node.dir.timeline_to(if goes_on { stop } else { end }),
         moved_back_ms,
         last_inside,
         known_to: end,

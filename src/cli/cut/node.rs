@@ -14,12 +14,14 @@ pub(super) struct Node {
     pub(super) dir: WalDir,
     ahead: i64,
     view: View,
+    /// What was found while the moment was looked for.
+    pub(super) notes: Vec<String>,
 }
 
 impl Node {
     pub(super) fn new(group: GroupId, dir: WalDir, ahead: i64) -> Self {
         let name = name(group);
-        Node { group, name, dir, ahead, view: View::new() }
+        Node { group, name, dir, ahead, view: View::new(), notes: Vec::new() }
     }
 
     /// Returns the time stamp of the record that begins there.
@@ -36,6 +38,29 @@ impl Node {
             self.dir.events_of(number, &mut see).await?;
         }
         Ok(time)
+    }
+
+    /// Says that a moment lies in WAL which the promotion at `start` left aside.
+    async fn left_aside(&mut self, start: Lsn, time: Moment) -> Result<Option<String>, Error> {
+        let mut promoted = None;
+        if start != Lsn::MAX {
+            let mut see = |event: &Event| {
+                if event.lsn == start {
+                    promoted = event.what.promotion();
+                }
+            };
+            self.dir.events_of(self.dir.number_of(start), &mut see).await?;
+        }
+        let Some(promoted) = promoted else { return Ok(None) };
+        let Some((mut old, left)) = self.dir.left_aside(start)? else { return Ok(None) };
+        let newest = old.newest_time().await?.filter(|newest| *newest >= time);
+        Ok(newest.map(|newest| {
+            let (group, timeline) = (self.group, left.timeline);
+            format!(
+                "node {group} was promoted at {promoted} and lost WAL by that: timeline {timeline} goes on from {} to                  {newest}, but the new one left it there, and with it what was committed there and every distributed                  transaction with a part in it; --timeline {group}={timeline} takes it in",
+                left.end
+            )
+        }))
     }
 
     /// Returns the first and last time stamp of the stretch looked at, in true time.
@@ -96,6 +121,8 @@ impl Aimed for Node {
                 return Ok(if in_gap {
                     Err(format!("WAL of node {} is missing there", self.group))
                 } else {
+                    let aside = self.left_aside(start, own).await?;
+                    self.notes.extend(aside);
                     Ok(start)
                 });
             }

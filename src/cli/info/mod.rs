@@ -27,7 +27,7 @@ pub(super) async fn run(args: &args::Info, config: &Path) -> Result<(), Failure>
     let place = Place::find(&args.vault, config)?;
     let vault = place.vault(Access::Read).await?;
     let catalog = Catalog::load(&vault).await?;
-    let window = window::of(&vault, &catalog).await?;
+    let window = window::of(&vault, &catalog, &window::Timelines::new()).await?;
     let mut nodes = Vec::new();
     for (name, held) in &catalog.nodes {
         let of_node = window.nodes.iter().find(|node| node.node == *name);

@@ -104,7 +104,7 @@ impl fmt::Display for Line<'_> {
                 writeln!(f, "rollback prepared  xid {xid}, {}", gid(its))
             }
             What::RestorePoint { name, .. } => writeln!(f, "restore point      {name:?}"),
-            What::Checkpoint { redo, timeline, next_xid, shutdown, time } => {
+            What::Checkpoint { redo, timeline, next_xid, shutdown, time, .. } => {
                 let kind = if *shutdown { "shutdown" } else { "online" };
                 writeln!(
                     f,

@@ -119,7 +119,7 @@ impl Source {
         let mut scan = EventScan::new(self.segment_bytes, self.start, Open::default());
         let mut why = "the end of the file".to_owned();
         'files: for path in &self.files {
-            let mut pieces = Pieces::open(path.clone())?;
+            let mut pieces = Pieces::open(path.clone(), u64::MAX)?;
             loop {
                 let bytes = pieces.next()?;
                 if bytes.is_empty() {

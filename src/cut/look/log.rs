@@ -168,8 +168,9 @@ pub(crate) fn shift(event: &mut Event, by: i64) {
         | What::Abort { time, .. }
         | What::CommitPrepared { time, .. }
         | What::RollbackPrepared { time, .. }
-        | What::RestorePoint { time, .. } => *time = time.plus_micros(by),
-        What::Checkpoint { .. } | What::EndOfRecovery { .. } | What::Parameters(_) | What::Running { .. } => {
-        }
+        | What::RestorePoint { time, .. }
+        | What::EndOfRecovery { time, .. }
+        | What::Checkpoint { time, .. } => *time = time.plus_micros(by),
+        What::Parameters(_) | What::Running { .. } => {}
     }
 }

@@ -8,6 +8,7 @@ use crate::cut::{
 use crate::ids::GroupId;
 use crate::lsn::Lsn;
 use crate::moment::Moment;
+use crate::timeline::TimelineId;
 use crate::wal::event::{Decided, Event, Prepared, What};
 
 const SECOND: i64 = 1_000_000;
@@ -51,6 +52,10 @@ impl Log {
         let row = |(group, gid): &(i32, &str)| Decided { group: GroupId(*group), gid: (*gid).to_owned() };
         let decides = rows.iter().map(row).collect();
         self.add(|time| What::Commit { xid: 9, time, decides })
+    }
+
+    fn promote(self) -> Self {
+        self.add(|time| What::EndOfRecovery { timeline: TimelineId(2), previous: TimelineId(1), time })
     }
 
     fn other(self) -> Self {
@@ -225,6 +230,48 @@ fn broken_in_the_source_is_told() {
     assert_eq!(cut.orphans[0].fault, Fault::RolledBack);
     let cut = greatest_consistent(&nodes, &[ALL, lsn(2)]).unwrap();
     assert_eq!(cut.settle[0].action, Action::Commit, "before the mistake it can still be made whole");
+}
+
+const BEFORE: &str = "citus_0_50_1_0";
+const AFTER: &str = "citus_0_52_1_0";
+
+#[test]
+fn what_a_participant_lost_with_its_promotion_is_left_out_as_long_as_it_can_be() {
+    let nodes = [
+        Log::new(0).decide(&[(1, BEFORE)]).decide(&[(1, A)]).decide(&[(1, AFTER)]).end(),
+        Log::new(1).prepare(11, BEFORE).commit(11).promote().prepare(12, AFTER).commit(12).end(),
+    ];
+    let cut = greatest_consistent(&nodes, &[ALL, lsn(2)]).unwrap();
+    assert_eq!(cut.stop, [lsn(1), lsn(2)]);
+    assert!(matches!(&cut.moves[0].because, Reason::LostWithPromotion { gid, .. } if gid == A));
+    assert_eq!((cut.left_out[0].gids[0].as_str(), cut.orphans.len()), (A, 0));
+    assert_eq!(torn(&nodes, &[lsn(2), lsn(2)]).unwrap().len(), 1);
+    // After the promotion the source itself has it torn: that holds back no later cut.
+    let cut = greatest_consistent(&nodes, &[ALL, ALL]).unwrap();
+    assert_eq!(cut.stop, [ALL, ALL]);
+    assert_eq!((cut.orphans[0].gid.as_str(), cut.orphans[0].fault), (A, Fault::NoPrepare));
+    assert_eq!(first_consistent_at_or_after(&nodes, &[lsn(2), lsn(0)]).unwrap().stop[1], lsn(3));
+}
+
+#[test]
+fn what_an_initiator_lost_with_its_promotion_is_left_out_as_long_as_it_can_be() {
+    let nodes = [
+        Log::new(0).decide(&[(1, BEFORE)]).promote().decide(&[(1, AFTER)]).end(),
+        Log::new(1)
+            .prepare(11, BEFORE)
+            .commit(11)
+            .prepare(12, A)
+            .commit(12)
+            .prepare(13, AFTER)
+            .commit(13)
+            .end(),
+    ];
+    let cut = greatest_consistent(&nodes, &[lsn(1), ALL]).unwrap();
+    assert_eq!(cut.stop, [lsn(1), lsn(3)]);
+    assert_eq!((cut.settle[0].gid.as_str(), cut.settle[0].action), (A, Action::Rollback));
+    let cut = greatest_consistent(&nodes, &[ALL, ALL]).unwrap();
+    assert_eq!(cut.stop, [ALL, ALL]);
+    assert_eq!((cut.orphans[0].gid.as_str(), cut.orphans[0].fault), (A, Fault::NoDecision));
 }
 
 #[test]

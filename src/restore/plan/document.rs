@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Follow;
 use crate::cut::{Explanation, Foreign, LeftOut, Move, Orphan, Request, Settle, Torn};
 use crate::ids::{BackupId, ClusterName, GroupId, NodeName};
 use crate::lsn::Lsn;
@@ -20,6 +21,9 @@ pub struct Plan {
     pub new_name: ClusterName,
     pub made_at: Moment,
     pub request: Request,
+    /// The timelines asked for.
+    #[serde(default, skip_serializing_if = "Follow::is_newest")]
+    pub follow: Follow,
     /// The moment that the cut is measured against: the time asked for, else that of the latest
     /// transaction at the positions asked for.
     pub target: Option<Moment>,
@@ -61,7 +65,7 @@ pub struct NodePlan {
     /// The copy is consistent from here on.
     pub backup_stop: Lsn,
     pub backup_stopped_at: Moment,
-    /// The timeline to follow (`recovery_target_timeline`); its history file is in the vault unless it is the first.
+    /// The timeline to follow (`recovery_target_timeline`): that of the last segment read. Its history file is in the vault unless it is the first.
     pub timeline: TimelineId,
     /// The vault's segments that recovery reads, in order.
     pub wal: Vec<WalRange>,

@@ -1,6 +1,9 @@
 //! The line of segments that one node's recovery follows: through ancestors to one timeline, and what each
 //! segment says.
 //!
+//! Of a timeline that was left within a segment, only the bytes before that count: what its own server wrote on is
+//! another branch, or was lost with a promotion.
+//!
 //! Indexes are opened where they exist; segments are decoded where they do not, and around the cut, where
 //! single transactions are looked for.
 
@@ -15,7 +18,7 @@ use crate::wal::event::{Event, Open};
 use crate::wal::index::IndexBuilder;
 use crate::wal::scan::{EventScan, Found};
 
-/// One node's archived WAL along its newest timeline: the stretch between two gaps that is looked at.
+/// One node's archived WAL along one timeline: the stretch between two gaps that is looked at.
 pub(in crate::restore) struct Line<'a> {
     pub(super) vault: &'a Vault,
     pub(super) node: &'a NodeName,
@@ -33,14 +36,18 @@ pub(in crate::restore) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Follows the newest timeline, and looks at its WAL after the last gap; `None` where no WAL is archived.
+    /// Follows a timeline, else the newest, and looks at its WAL after the last gap; `None` where none is archived.
     pub(in crate::restore) fn new(
         vault: &'a Vault,
         node: &'a NodeName,
         catalog: &'a NodeCatalog,
+        timeline: Option<TimelineId>,
     ) -> Option<Self> {
-        let ((newest, last), _) = catalog.segments.last()?;
-        let history = catalog.histories.get(&newest).cloned().unwrap_or_else(|| History::root(newest));
+        let timeline = timeline.or_else(|| timelines(catalog).last().copied())?;
+        let history = history_of(catalog, timeline);
+        let ancestors = history.ancestors.iter().map(|a| a.timeline);
+        let lasts = ancestors.chain([timeline]).filter_map(|timeline| catalog.segments.last_of(timeline));
+        let last = catalog.segments.last_of(timeline).or(lasts.max())?;
         let mut line = Line {
             vault,
             node,
@@ -81,8 +88,13 @@ impl<'a> Line<'a> {
     /// Returns whether a backup taken there leads onto this stretch.
     pub(super) fn holds(&self, timeline: TimelineId, start: Lsn, stop: Lsn) -> bool {
         self.history.timeline_at(start) == timeline
+            && stop <= self.history.end_of(timeline)
             && self.number_of(start) >= self.first
             && self.number_of(Lsn(stop.0.saturating_sub(1))) <= self.last
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.history
     }
 
     fn bytes(&self) -> u32 {
@@ -135,20 +147,30 @@ impl<'a> Line<'a> {
         Error::Gap { node: self.node.clone(), segment: self.name_of(number) }
     }
 
-    /// Returns the bytes of a segment that are archived, from its start.
+    /// Returns where the branch that is followed left the timeline whose file of the segment is read, if it did so
+    /// within the segment.
+    fn left_within(&self, number: u64) -> Option<Lsn> {
+        let end = self.history.end_of(self.timeline_of(number)?);
+        (end < self.start_of(number.saturating_add(1))).then_some(end)
+    }
+
+    /// Returns the bytes of a segment that are archived, from its start, and that this branch has.
     async fn read(&self, number: u64) -> Result<bytes::Bytes, Error> {
         let timeline = self.timeline_of(number).ok_or_else(|| self.gap(number))?;
         let state = self.catalog.segments.get((timeline, number)).ok_or_else(|| self.gap(number))?;
         let name = self.catalog.wal_name(timeline, number);
         let read = self.vault.listed_segment_bytes(self.node, name, &state, self.bytes()).await?;
-        read.map(|segment| segment.bytes).ok_or_else(|| self.gap(number))
+        let bytes = read.map(|segment| segment.bytes).ok_or_else(|| self.gap(number))?;
+        let own = self.left_within(number).map(|end| end.0.saturating_sub(self.start_of(number).0));
+        let own = own.and_then(|own| usize::try_from(own).ok()).unwrap_or(usize::MAX);
+        Ok(bytes.slice(..bytes.len().min(own)))
     }
 
     /// Returns the stored index of a segment.
     async fn stored_index(&self, number: u64) -> Result<Option<WalIndex>, Error> {
         let Some(timeline) = self.timeline_of(number) else { return Ok(None) };
         let state = self.catalog.segments.get((timeline, number));
-        if !state.is_some_and(|state| state.index) {
+        if !state.is_some_and(|state| state.index) || self.left_within(number).is_some() {
             return Ok(None);
         }
         let wal = self.catalog.wal_name(timeline, number);
@@ -222,4 +244,20 @@ impl<'a> Line<'a> {
             }
         }
     }
+}
+
+/// Returns the timelines of which anything is known, oldest first. One that has begun may have no WAL archived yet.
+pub(super) fn timelines(catalog: &NodeCatalog) -> Vec<TimelineId> {
+    let mut all = catalog.segments.timelines();
+    if !all.is_empty() {
+        all.extend(catalog.histories.keys());
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// Returns a timeline's history; without one it is taken to be the first.
+pub(super) fn history_of(catalog: &NodeCatalog, timeline: TimelineId) -> History {
+    catalog.histories.get(&timeline).cloned().unwrap_or_else(|| History::root(timeline))
 }

@@ -8,11 +8,12 @@
 
 use std::collections::BTreeMap;
 
-use super::choose;
+use super::branch::{self, Follow};
 use super::clock::{NodeClock, order_uncertain};
 use super::document::{ClockSource, Plan};
 use super::line::Line;
 use super::node::Node;
+use super::shape::{self, Joined};
 use super::{Error, VERSION};
 use crate::clock;
 use crate::cut::look::{NODES_AT_ONCE, Unaimed, aim, settle};
@@ -29,6 +30,8 @@ use crate::vault::{Catalog, Near, NodeCatalog, Vault};
 #[derive(Clone, Debug)]
 pub struct PlanOptions {
     pub request: Request,
+    /// Which timelines nodes follow, where not their newest.
+    pub follow: Follow,
     pub new_name: ClusterName,
     /// How far each node's clock was ahead of the true time, in microseconds; where it is not named, what was
     /// sampled counts.
@@ -78,25 +81,64 @@ pub async fn make(vault: &Vault, catalog: &Catalog, options: &PlanOptions) -> Re
     if catalog.nodes.is_empty() {
         return Err(Error::Empty(vault.cluster().to_string()));
     }
-    let window = window::of(vault, catalog).await?;
-    let mut maker = Maker { options, window, nodes: Vec::new(), notes: Vec::new() };
-    let (chosen, topology) = choose::nodes(catalog, &options.request, &mut maker.notes)?;
+    let (mut at, mut joined) = (shape::recorded(catalog, &options.request), None);
+    loop {
+        match attempt(vault, catalog, options, at, joined).await? {
+            Attempt::Plan(plan) => return Ok(*plan),
+            // Each has a node more.
+            Attempt::Joined(one, next) => (at, joined) = (Some(next), Some(one)),
+        }
+    }
+}
+
+enum Attempt {
+    Plan(Box<Plan>),
+    /// The cut holds a transaction with a part on a node that joined before the shape was recorded, at this place.
+    Joined(Joined, usize),
+}
+
+/// Makes the plan with the nodes of the recorded shape at a place, which is a later one after a node `joined`.
+async fn attempt(
+    vault: &Vault,
+    catalog: &Catalog,
+    options: &PlanOptions,
+    at: Option<usize>,
+    joined: Option<Joined>,
+) -> Result<Attempt, Error> {
+    let topology = at.and_then(|at| catalog.topologies.get(at));
+    let mut notes = Vec::new();
+    let chosen = shape::nodes(catalog, topology, &mut notes)?;
+    let timelines = options.follow.resolve(&chosen)?;
+    let window = window::of(vault, catalog, &timelines).await?;
+    let mut maker = Maker { options, window, nodes: Vec::new(), notes };
     let clocks =
         flow::map(chosen.clone(), NODES_AT_ONCE, |(name, node)| clock_of(vault, options, name, node));
-    for ((name, node), (clock, notes)) in chosen.into_iter().zip(clocks.await) {
-        let line = Line::new(vault, name, node)
+    for ((name, node), (clock, notes)) in chosen.clone().into_iter().zip(clocks.await) {
+        let line = Line::new(vault, name, node, timelines.get(name).copied())
             .ok_or_else(|| maker.outside(format!("node {name} has no WAL archived")))?;
+        maker.notes.extend(branch::not_newest(&line));
         let pretended = options.pretended.get(name).copied().unwrap_or(0);
         maker.nodes.push(Node::new(line, pretended, clock));
         maker.notes.extend(notes);
     }
-    let starts = maker.starts().await?;
+    let starts = maker.starts().await.map_err(|error| match (error, joined) {
+        (Error::Outside { asked, why, window }, Some(joined)) => {
+            Error::Outside { asked, why: shape::too_new(&chosen, joined, &why), window }
+        }
+        (error, _) => error,
+    })?;
     let (histories, cut) = maker.settle_on(&starts).await?;
+    if let Some(at) = at
+        && let Some(joined) = shape::joined(catalog, at, &histories, &cut.stop)
+    {
+        let next = shape::with(catalog, at, joined).map_err(|why| maker.outside(why))?;
+        return Ok(Attempt::Joined(joined, next));
+    }
     maker.choose_backups(&cut.stop)?;
     let torn = maker.torn_by_time(&histories).await?;
     let explanation = maker.explained(&histories, &starts)?;
     let plan = maker.plan(vault.cluster(), topology.cloned(), cut, torn).await?;
-    Ok(Plan { explanation, ..plan })
+    Ok(Attempt::Plan(Box::new(Plan { explanation, ..plan })))
 }
 
 /// Finds out how far a node's clock was ahead at the time asked for, and what should be known of that.
@@ -256,6 +298,7 @@ impl<'a> Maker<'a> {
             new_name: self.options.new_name.clone(),
             made_at: clock::now(),
             request: self.options.request.clone(),
+            follow: self.options.follow.clone(),
             target: asked.or(newest),
             window: self.window,
             topology,

@@ -1,5 +1,6 @@
 //! From a catalogue and a moment asked for to a [`Plan`].
 
+mod branch;
 mod choose;
 mod clock;
 mod document;
@@ -8,9 +9,11 @@ mod line;
 mod make;
 mod node;
 mod print;
+mod shape;
 mod span;
 
 pub use crate::cut::Request;
+pub use branch::Follow;
 pub use document::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan, WalRange};
 pub use error::Error;
 pub use make::{PlanOptions, find, make};

@@ -1,6 +1,7 @@
 //! One node while a plan is made: the position asked for, the stretch of WAL that is looked at, the backup.
 
 use super::Error;
+use super::branch;
 use super::choose::{self, Choice};
 use super::clock::NodeClock;
 use super::document::{ClockSource, NodePlan};
@@ -11,6 +12,7 @@ use crate::cut::{NodeHistory, Side};
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::moment::Moment;
+use crate::timeline::TimelineId;
 
 /// Transaction records shown on each side of a stop.
 const SHOWN: usize = 3;
@@ -73,7 +75,8 @@ impl<'a> Aimed for Node<'a> {
             if start == Lsn::MAX && self.is_before_gap() {
                 return Ok(Err(format!("WAL of node {} is missing there", self.name())));
             }
-            if self.choose(start) {
+            if self.choose(start) && self.knows_back_to(own).await? {
+                self.notes.extend(branch::left_aside(&mut self.span, start, own).await?);
                 return Ok(Ok(start));
             }
             if !self.step_back() {
@@ -88,6 +91,16 @@ impl<'a> Aimed for Node<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// Returns whether all that was committed after `own` is in the known WAL. What was committed before a node's first
+    /// backup is in that backup, and nothing tells when.
+    async fn knows_back_to(&mut self, own: Moment) -> Result<bool, Error> {
+        if self.choice.as_ref().is_some_and(|choice| choice.ends.head.started_at <= own) {
+            return Ok(true);
+        }
+        let first = self.span.ends().0;
+        Ok(self.span.times(first).await?.is_some_and(|times| times.min <= own))
+    }
+
     pub(super) fn new(line: Line<'a>, pretended: i64, clock: NodeClock) -> Self {
         let mut span = Span::new(line, pretended);
         span.mark(clock.marks());
@@ -156,6 +169,8 @@ impl<'a> Node<'a> {
             after.first().filter(|_| stop_before.is_some()).map_or(reached, |next| next.lsn.max(reached));
         let last = line.number_of(read_to).saturating_add(1).min(line.last);
         let doc = &line.catalog.doc;
+        let wal = line.ranges(first, last)?;
+        let read = wal.last().map_or(TimelineId(0), |range| range.timeline);
         let last_included = before.last().cloned();
         let before_target_micros = asked
             .zip(last_included.as_ref())
@@ -170,8 +185,8 @@ impl<'a> Node<'a> {
             backup_start: head.start_lsn,
             backup_stop: foot.stop_lsn,
             backup_stopped_at: foot.stopped_at,
-            timeline: line.timeline_before(reached),
-            wal: line.ranges(first, last)?,
+            timeline: line.timeline_before(reached).max(read),
+            wal,
             wal_end,
             stop_before,
             first_excluded: after.first().filter(|_| stop_before.is_some()).cloned(),

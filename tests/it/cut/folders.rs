@@ -111,6 +111,22 @@ fn the_newest_timeline_is_followed() {
     copy(&unpacked.file(1, 0), &second);
     let beside = unpacked.cut(&["--time", TIME]).json();
     assert_eq!(stops(&beside), stops(&plain));
+    // What some tools leave of a history that they do not have.
+    std::fs::write(worker.join("00000003.history"), "").unwrap();
+    let empty = unpacked.cut(&["--time", TIME]).json();
+    assert_eq!(stops(&empty), stops(&plain));
+    assert!(empty["notes"].to_string().contains("00000003.history names no older timeline"), "{empty}");
+    std::fs::remove_file(worker.join("00000003.history")).unwrap();
+    unpacked.cut(&["--time", TIME, "--timeline", "1=3"]).fails(2, &["holds nothing of timeline 3", "1, 2"]);
+    // A promotion of which only the history is archived so far: nothing after the switch belongs to it.
+    let new = worker.join(segment_name(2, 0x10));
+    std::fs::rename(&new, &second).unwrap();
+    std::fs::write(worker.join("00000002.history"), "1\t0/FF8000\tno recovery target specified\n").unwrap();
+    let begun = unpacked.cut(&["--latest"]).json();
+    let stop = begun["nodes"][1]["stop_before"].as_str().unwrap().parse::<pitrus::lsn::Lsn>().unwrap();
+    assert!(stop <= pitrus::lsn::Lsn(0xFF_8000), "{begun}");
+    assert_eq!(stops(&unpacked.cut(&["--latest", "--timeline", "1=1"]).json()), [pitrus::lsn::Lsn::MAX; 3]);
+    std::fs::rename(&second, &new).unwrap();
     std::fs::remove_file(worker.join("00000002.history")).unwrap();
     let alone = unpacked.cut(&["--time", "2026-11-21T09:45:50.8Z"]).json();
     assert!(alone["notes"].to_string().contains("00000002.history is not there"), "{alone}");

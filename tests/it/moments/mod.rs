@@ -137,7 +137,7 @@ async fn restore(scene: &Scene, recorded: &Recorded, number: usize, error_ms: i6
 }
 
 /// Reads the books through Citus, and what is prepared on each node.
-async fn read(servers: &[Server]) -> anyhow::Result<Books> {
+pub(crate) async fn read(servers: &[Server]) -> anyhow::Result<Books> {
     let mut books = Books::default();
     let coordinator = servers.first().context("a coordinator")?.connect(DATABASE).await?;
     for row in coordinator.query("select id, balance from accounts", &[]).await? {

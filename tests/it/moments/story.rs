@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use pitrus::clock;
 use pitrus::moment::Moment;
 
 use super::traffic::{Seen, Traffic};
 use crate::scene::Scene;
-use crate::world::{DATABASE, NODES, Server, ServerOptions, Stop, proof};
+use crate::world::{DATABASE, NODES, Stop, proof};
 
 const CLIENTS: usize = 3;
 const ADDED: &str = "worker3";
@@ -47,7 +47,7 @@ pub(super) async fn record(scene: &mut Scene) -> anyhow::Result<Recorded> {
     wait(2000).await;
     scene.cluster.coordinator()?.run(DATABASE, "alter table ledger add column note text").await?;
     wait(1000).await;
-    move_shard(scene, 1, 2).await?;
+    scene.move_shard(1, 2).await?;
     wait(500).await;
     end_sessions_between_phases(scene).await?;
     wait(500).await;
@@ -59,8 +59,8 @@ pub(super) async fn record(scene: &mut Scene) -> anyhow::Result<Recorded> {
     scene.cluster.coordinator()?.run(DATABASE, "create index on ledger (source)").await?;
     wait(1000).await;
     let before_added = clock::now();
-    add_worker(scene).await?;
-    move_shard(scene, 2, 3).await?;
+    scene.add_worker(ADDED).await?;
+    scene.move_shard(2, 3).await?;
     tokio::time::sleep(SHAPE_IS_SEEN).await;
     scene.protected.wait_for_backups(Duration::from_secs(120)).await?;
     wait(1000).await;
@@ -68,7 +68,7 @@ pub(super) async fn record(scene: &mut Scene) -> anyhow::Result<Recorded> {
     end_sessions_between_phases(scene).await?;
     crash(scene, 1).await?;
     wait(2000).await;
-    move_shard(scene, 3, 1).await?;
+    scene.move_shard(3, 1).await?;
     wait(2000).await;
     let end = clock::now();
     wait(1000).await;
@@ -88,25 +88,6 @@ pub(super) async fn record(scene: &mut Scene) -> anyhow::Result<Recorded> {
 
 async fn wait(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
-}
-
-/// Moves the first shard of the accounts that is on one group, and what is kept with it, to another group.
-async fn move_shard(scene: &Scene, from: i32, to: i32) -> anyhow::Result<()> {
-    let coordinator = scene.cluster.coordinator()?;
-    let move_it = format!(
-        "select citus_move_shard_placement(
-             (select min(s.shardid) from pg_dist_shard s join pg_dist_placement p using (shardid)
-              where s.logicalrelid = 'accounts'::regclass and p.groupid = {from}),
-             '127.0.0.1', {}, '127.0.0.1', {}, shard_transfer_mode := 'block_writes')",
-        port(scene, from)?,
-        port(scene, to)?
-    );
-    coordinator.run(DATABASE, &move_it).await.with_context(|| format!("a shard from {from} to {to}"))
-}
-
-fn port(scene: &Scene, group: i32) -> anyhow::Result<u16> {
-    let node = scene.cluster.nodes.get(usize::try_from(group)?).context("a node of that group")?;
-    Ok(node.port)
 }
 
 /// Ends the sessions of other nodes on worker 2 at moments when transactions are prepared there.
@@ -156,22 +137,4 @@ async fn recover(scene: &Scene) -> anyhow::Result<()> {
         Ok(true)
     })
     .await
-}
-
-/// Adds a third worker, with an agent of its own.
-async fn add_worker(scene: &mut Scene) -> anyhow::Result<()> {
-    let mut options = ServerOptions::named(ADDED).set("shared_preload_libraries", "citus");
-    options.wal_segment_mib = 1;
-    for (name, value, _) in proof::CHANGED {
-        options = options.set(name, value);
-    }
-    let folder = std::sync::Arc::clone(&scene.folder);
-    let server = tokio::task::spawn_blocking(move || Server::start_new(&folder, &options)).await??;
-    server.run("postgres", &format!("create database {DATABASE}")).await?;
-    server.run(DATABASE, "create extension citus").await?;
-    let add = format!("select citus_add_node('127.0.0.1', {})", server.port);
-    scene.cluster.coordinator()?.run(DATABASE, &add).await.context("citus_add_node")?;
-    scene.protected.add(&server).await?;
-    scene.cluster.nodes.push(server);
-    Ok(())
 }

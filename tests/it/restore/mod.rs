@@ -15,7 +15,7 @@ use pitrus::ids::{GroupId, NodeName};
 use pitrus::lsn::Lsn;
 use pitrus::manifest::topology::{CitusDatabase, TopologyDoc};
 use pitrus::moment::Moment;
-use pitrus::restore::plan::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan, Request, WalRange};
+use pitrus::restore::plan::{ClockSource, Follow, Landmark, LandmarkKind, NodePlan, Plan, Request, WalRange};
 use pitrus::restore::{self, Report, RestoreOptions, Settled, Stage, Step, Targets};
 use pitrus::timeline::TimelineId;
 use pitrus::wal::event::Parameters;
@@ -212,6 +212,7 @@ fn plan(kind: Kind, nodes: Vec<NodePlan>, settle: Vec<Settle>) -> Plan {
         new_name: "new".parse().unwrap(),
         made_at: clock::now(),
         request: Request::Latest,
+        follow: Follow::default(),
         target: None,
         window: Default::default(),
         topology: Some(TopologyDoc {
@@ -312,7 +313,8 @@ async fn a_restore_goes_on_after_any_stage() {
     let landing = Landing::choose(&folder, "new", &names).unwrap();
     let options = options(landing.targets.clone());
     let Plan { cluster, new_name, request, .. } = &gone.plan;
-    let unfinished = || restore::unfinished(&options.targets, cluster, new_name, request).unwrap();
+    let unfinished =
+        || restore::unfinished(&options.targets, cluster, new_name, request, &Follow::default()).unwrap();
     assert_eq!(unfinished(), None);
     for stage in [Stage::Fetched, Stage::Landed, Stage::Settled, Stage::Addressed, Stage::Done] {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
