@@ -136,6 +136,7 @@ impl Scene {
         let add = format!("select citus_add_node('127.0.0.1', {})", server.port);
         self.cluster.coordinator()?.run(DATABASE, &add).await.context("citus_add_node")?;
         let after = clock::now();
+        server.run("postgres", "create table of_its_own ()").await?;
         self.protected.add(&server).await?;
         self.cluster.nodes.push(server);
         Ok((before, after))

@@ -69,7 +69,8 @@ pub struct Server {
     pub log: PathBuf,
     folder: Arc<Folder>,
     bin: Option<PathBuf>,
-    clock_ahead_ms: i32,
+    /// From its next start on.
+    pub clock_ahead_ms: i32,
     child: Option<Child>,
 }
 

@@ -4,6 +4,7 @@
 mod faces;
 mod fleet;
 mod folders;
+mod repeated;
 mod truth;
 
 use std::path::{Path, PathBuf};
