@@ -77,6 +77,7 @@ async fn next(
         level: post.settings.backup.level,
         threads: post.settings.backup.threads,
         rewrite_percent: post.settings.backup.rewrite_percent,
+        pace: post.settings.backup.pace,
         fast: last.is_none(),
         ..BackupOptions::new(post.cluster.clone(), post.node.clone())
     };

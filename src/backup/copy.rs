@@ -1,6 +1,6 @@
 //! Runs the workers, and stores their packs as they come.
 //!
-//! queue -> workers (threads) -> sealed packs, a bounded number -> zones
+//! queue -> workers (threads of their own) -> sealed packs, a bounded number -> zones
 //!
 //! What is in memory: the pack each worker fills, and the packs on their way out.
 
@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
+use super::pace::{Pace, Throttle};
 use super::packer::SealedPack;
 use super::paranoid::Stored;
 use super::prior::Prior;
@@ -30,10 +31,11 @@ use crate::vault::{self, ObjectName, Vault};
 use crate::wal::Version;
 
 /// Packs on their way to the zones at once.
-const UPLOADS: usize = 2;
+const UPLOADS: usize = 3;
 /// All packs in memory together, in bytes.
-const PACKS_BYTES: usize = 128 << 20;
-const PACK_BYTES_MAX: usize = 32 << 20;
+const PACKS_BYTES: usize = 96 << 20;
+/// Small enough that the last ones, for which nobody compresses any more, are soon written.
+const PACK_BYTES_MAX: usize = 8 << 20;
 /// How long zones may fail to answer before the backup is given up.
 const STORE_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -54,6 +56,7 @@ pub(super) struct Copier {
     pub(super) threads: usize,
     /// zstd level.
     pub(super) level: i32,
+    pub(super) pace: Pace,
     pub(super) progress: Arc<dyn Progress>,
     pub(super) next_pack: Arc<AtomicU32>,
 }
@@ -106,22 +109,13 @@ impl Copier {
                 Box::new(move |number| copier.begin(number))
             },
             stored: self.paranoid.then(|| self.stored()),
+            pace: self.pace,
+            throttle: Throttle::new(self.pace.max_rate),
             progress: Arc::clone(&self.progress),
             packs,
             entries,
         });
-        let workers: Vec<JoinHandle<Result<Findings, Error>>> = (0..threads)
-            .map(|_| {
-                let shared = Arc::clone(&shared);
-                tokio::task::spawn_blocking(move || {
-                    let outcome = worker::work(&shared);
-                    if outcome.is_err() {
-                        shared.stop.store(true, Ordering::Relaxed);
-                    }
-                    outcome
-                })
-            })
-            .collect();
+        let workers = (0..threads).map(|_| start(&shared)).collect::<Result<Vec<_>, Error>>()?;
         drop(shared);
         let uploaded = self.upload(received).await;
         if uploaded.is_err() {
@@ -198,9 +192,29 @@ fn stored(pack: u32, source: vault::Error) -> Error {
     Error::Store { what: format!("pack {pack}"), source }
 }
 
+type Outcome = Result<Findings, Error>;
+
+/// Starts a worker, on a thread of its own: one that stood back for others would do so for ever.
+fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Outcome>, Error> {
+    let shared = Arc::clone(shared);
+    let (tell, told) = oneshot::channel();
+    let work = move || {
+        let outcome = worker::work(&shared);
+        if outcome.is_err() {
+            shared.stop.store(true, Ordering::Relaxed);
+        }
+        // Gives back its hold on the channels first: whoever is told may wait for their end.
+        drop(shared);
+        let _ = tell.send(outcome);
+    };
+    let thread = std::thread::Builder::new().name("backup".to_owned()).spawn(work);
+    thread.map_err(|source| Error::Thread { source })?;
+    Ok(told)
+}
+
 /// Waits for all workers; of several errors returns the one that stopped the others.
-async fn join(workers: Vec<JoinHandle<Result<Findings, Error>>>) -> Result<Findings, Error> {
-    let mut all: Result<Findings, Error> = Ok(Findings::default());
+async fn join(workers: Vec<oneshot::Receiver<Outcome>>) -> Outcome {
+    let mut all: Outcome = Ok(Findings::default());
     for worker in workers {
         let found = worker.await.unwrap_or(Err(Error::Ended));
         all = match (all, found) {

@@ -51,6 +51,8 @@ pub enum Error {
         "backup {backup}, from which this one takes what has not changed, was deleted before it was finished"
     )]
     PriorGone { backup: BackupId },
+    #[error("start a thread")]
+    Thread { source: io::Error },
     #[error("a worker ended early")]
     Ended,
 }

@@ -9,11 +9,13 @@
 //! the zones. Memory is bounded whatever the size. A crash leaves packs that no manifest names, which
 //! expiry collects, and nothing on the server: it ends a backup whose session is gone.
 
+mod ahead;
 mod archived;
 mod bracket;
 mod changes;
 mod copy;
 mod error;
+mod pace;
 mod packer;
 mod pages;
 mod paranoid;
@@ -22,6 +24,7 @@ mod progress;
 mod scan;
 mod scribe;
 mod source;
+mod tape;
 mod weave;
 mod worker;
 
@@ -31,6 +34,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use error::Error;
+pub use pace::{DiskPriority, Pace};
 pub use progress::{Phase, Progress, Silent};
 
 use crate::clock;
@@ -59,6 +63,8 @@ pub struct BackupOptions {
     pub level: i32,
     /// Files are read, compressed and encrypted by so many threads.
     pub threads: usize,
+    /// How gently.
+    pub pace: Pace,
     /// What the server's log and `backup_label` call it.
     pub label: String,
     /// Begin with an immediate checkpoint, not one that is spread over minutes.
@@ -80,6 +86,7 @@ impl BackupOptions {
             node,
             level: 1,
             threads: 2,
+            pace: Pace::default(),
             label: "pitrus".to_owned(),
             fast: true,
             wal_patience: Duration::from_secs(60),
@@ -368,6 +375,7 @@ impl Job<'_> {
             prior,
             threads: self.options.threads,
             level: self.options.level,
+            pace: self.options.pace,
             progress: Arc::clone(&self.progress),
             next_pack: Arc::clone(&self.next_pack),
         }

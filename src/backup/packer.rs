@@ -6,14 +6,14 @@
 //! Each worker fills a pack of its own, so that workers share nothing but the queue. Chunks that
 //! entries name are never their pack's last one: that is empty.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
 use super::Error;
-use super::scan::Found;
-use super::source::{CHUNK_BYTES, entry};
-use super::weave::{Piece, weave};
+use super::source::{CHUNK_BYTES, Pieced};
+use super::weave::Piece;
 use super::worker::Shared;
 use crate::manifest::backup::Extent;
 use crate::seal::{ChunkPlace, Sealer};
@@ -28,8 +28,9 @@ pub(super) struct SealedPack {
 pub(super) struct Packer<'a> {
     shared: &'a Shared,
     pack: Option<Pack>,
-    /// Bytes that wait to be sealed as one chunk, and whose they are.
+    /// A chunk's worth of bytes; how many of them wait to be sealed as one chunk, and whose they are.
     bundle: Vec<u8>,
+    filled: usize,
     bundled: Vec<Bundled>,
     /// Files with bytes in the bundle, and the one that is being read, the last.
     files: Vec<Filling>,
@@ -42,10 +43,9 @@ struct Pack {
 
 /// A file of which pieces come.
 struct Filling {
-    found: Found,
-    older: Vec<Extent>,
+    file: Arc<Pieced>,
     pieces: Vec<Piece>,
-    /// Its length, once it is known that no more pieces come.
+    /// Its length, once it is known that no more pieces come here.
     size: Option<u64>,
 }
 
@@ -91,12 +91,13 @@ fn short(n: usize) -> u32 {
 
 impl<'a> Packer<'a> {
     pub(super) fn new(shared: &'a Shared) -> Self {
-        Packer { shared, pack: None, bundle: Vec::new(), bundled: Vec::new(), files: Vec::new() }
+        let bundle = vec![0; CHUNK_BYTES];
+        Packer { shared, pack: None, bundle, filled: 0, bundled: Vec::new(), files: Vec::new() }
     }
 
-    /// Begins a file; what no piece gives comes from `older`.
-    pub(super) fn begin(&mut self, found: Found, older: Vec<Extent>) {
-        self.files.push(Filling { found, older, pieces: Vec::new(), size: None });
+    /// Begins a file, or a part of one.
+    pub(super) fn begin(&mut self, file: Arc<Pieced>) {
+        self.files.push(Filling { file, pieces: Vec::new(), size: None });
     }
 
     /// Adds bytes of the file that was begun, at most a chunk; `read` fills the buffer and says how far.
@@ -107,13 +108,12 @@ impl<'a> Packer<'a> {
         read: impl FnOnce(&mut [u8]) -> Result<usize, Error>,
     ) -> Result<usize, Error> {
         let most = most.min(CHUNK_BYTES);
-        if self.bundle.len() + most > CHUNK_BYTES {
+        if self.filled + most > CHUNK_BYTES {
             self.seal_bundle()?;
         }
-        let offset = self.bundle.len();
-        self.bundle.resize(offset + most, 0);
-        let length = read(self.bundle.get_mut(offset..).unwrap_or_default())?;
-        self.bundle.truncate(offset + length);
+        let offset = self.filled;
+        let length = read(self.bundle.get_mut(offset..offset + most).unwrap_or_default())?;
+        self.filled += length;
         if length > 0 {
             let file = self.files.len().saturating_sub(1);
             self.bundled.push(Bundled { file, at, offset, length });
@@ -130,9 +130,10 @@ impl<'a> Packer<'a> {
 
     /// Seals the bundle as one chunk, and hands over the entries of its files.
     fn seal_bundle(&mut self) -> Result<(), Error> {
-        let mut bundle = std::mem::take(&mut self.bundle);
-        if !bundle.is_empty() {
-            let sealed = self.seal(&bundle)?;
+        if self.filled > 0 {
+            let bundle = std::mem::take(&mut self.bundle);
+            let sealed = self.seal(bundle.get(..self.filled).unwrap_or_default())?;
+            (self.bundle, self.filled) = (bundle, 0);
             for Bundled { file, at, offset, length } in std::mem::take(&mut self.bundled) {
                 let extent = sealed.extent(offset, length);
                 self.files.get_mut(file).into_iter().for_each(|file| {
@@ -146,16 +147,12 @@ impl<'a> Packer<'a> {
                 None => self.files.push(file),
             }
         }
-        bundle.clear();
-        self.bundle = bundle;
         Ok(())
     }
 
-    fn hand_over(&self, file: Filling, size: u64) -> Result<(), Error> {
-        let Filling { found, older, pieces, .. } = file;
-        let extents = weave(&older, pieces, size);
-        let extents = extents.ok_or_else(|| Error::Uncovered { path: found.path.to_string() })?;
-        self.shared.hand_over(entry(&found, extents))
+    fn hand_over(&self, filled: Filling, size: u64) -> Result<(), Error> {
+        let entry = filled.file.finish(filled.pieces, size)?;
+        entry.map_or(Ok(()), |entry| self.shared.hand_over(entry))
     }
 
     /// Seals a chunk into the open pack.

@@ -86,6 +86,7 @@ impl Compare<'_> {
         unlogged: &mut Unlogged,
     ) -> Result<(), Error> {
         let mut now = vec![0; extent.len as usize];
+        self.shared.throttle.wait(now.len(), &self.shared.stop);
         let length = read_at(self.file, at, &mut now).map_err(self.shared.read_error(self.path))?;
         now.truncate(length);
         let is_whole_chunk = extent.len == extent.plain;

@@ -1,10 +1,10 @@
 //! The backup that this one goes on from, and what the WAL changed since.
 //!
-//! newest good backup -> its manifest, held compactly -> WAL indexes from its start to ours -> for each
+//! newest good backup -> its manifest, kept on a tape -> WAL indexes from its start to ours -> for each
 //! file of the scan: kept, patched or read whole
 //!
 //! Invariant: where anything is missing or in doubt there is no [`Prior`], or the file is read whole.
-//! Memory: 40 bytes for each extent, some for each file, about a bit for each changed block.
+//! Memory: 5 to 15 bytes for each extent, some for each file, about a bit for each changed block.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::Error;
 use super::changes::Changes;
 use super::scan::Found;
+use super::tape::{PriorExtent, Stretch, Tape};
 use super::weave::{fresh, weave};
 use crate::flow;
 use crate::ids::BackupId;
@@ -44,7 +45,7 @@ pub(super) struct Prior {
     pub(super) backup: BackupId,
     own: BackupId,
     files: HashMap<Box<str>, PriorFile>,
-    extents: Vec<PriorExtent>,
+    tape: Tape,
     packs: Vec<Pack>,
     /// Of `packs`: those that are to be written anew.
     unfit: HashSet<u32>,
@@ -52,25 +53,14 @@ pub(super) struct Prior {
     damaged: HashSet<String>,
     changes: Changes,
     /// Nothing is kept unread.
-    paranoid: bool,
+    pub(super) paranoid: bool,
 }
 
 #[derive(Debug)]
 struct PriorFile {
     size: u64,
     modified: i64,
-    /// Its extents: from and to.
-    extents: (usize, usize),
-}
-
-#[derive(Debug)]
-struct PriorExtent {
-    pack: u32,
-    place: ChunkPlace,
-    offset: u32,
-    len: u32,
-    plain: u32,
-    crc: u32,
+    extents: Stretch,
 }
 
 /// What is to be done with a file.
@@ -125,38 +115,23 @@ impl Search<'_> {
 
     /// Reads a backup's manifest, and the WAL indexes since.
     async fn read(&self, backup: &BackupId) -> Result<Prior, No> {
-        let name = ObjectName::Manifest { node: self.head.node.clone(), backup: backup.clone() };
         let unreadable = |problem: String| No::Because(format!("backup {backup} cannot be read: {problem}"));
         // Newest of all, yet not readable: the schedule must not fail for it.
-        let bytes = self.vault.get(&name).await.map_err(|error| unreadable(error.to_string()))?;
-        let (own, paranoid) = (self.head.backup.clone(), self.paranoid);
-        let read = tokio::task::spawn_blocking(move || Prior::read(&bytes, own, paranoid));
-        let read = read.await.map_err(|error| unreadable(error.to_string()))?;
-        let (head, mut prior) = read.map_err(|error| unreadable(error.to_string()))?;
-        if let Some(why) = self.unlike(&head) {
-            return Err(No::Because(format!("backup {backup} {why}")));
+        let blocks = self.vault.manifest_blocks(&self.head.node, backup).await;
+        let mut blocks = blocks.map_err(|error| unreadable(error.to_string()))?;
+        let mut reading = Reading::new(self.head.clone(), self.paranoid);
+        while let Some(block) = blocks.next().await.map_err(|error| unreadable(error.to_string()))? {
+            let take = tokio::task::spawn_blocking(move || reading.take(&block).map(|()| reading));
+            let taken = take.await.map_err(|error| unreadable(error.to_string()))?;
+            reading = taken.map_err(|error| unreadable(error.to_string()))?;
+            if let Some(why) = reading.unlike {
+                return Err(No::Because(format!("backup {backup} {why}")));
+            }
         }
-        self.changes(head.start_lsn, &mut prior.changes).await?;
+        let Reading { reader, mut prior, start, .. } = reading;
+        reader.finish().map_err(|error| unreadable(error.to_string()))?;
+        self.changes(start, &mut prior.changes).await?;
         Ok(prior)
-    }
-
-    /// Returns why a backup is none to go on from.
-    fn unlike(&self, older: &Head) -> Option<&'static str> {
-        let new = self.head;
-        let major = |head: &Head| head.postgres_version / 10_000;
-        if older.system_identifier != new.system_identifier {
-            Some("is of another server")
-        } else if older.timeline != new.timeline {
-            Some("is of another timeline")
-        } else if major(older) != major(new) || older.segment_bytes != new.segment_bytes {
-            Some("is of another version of PostgreSQL")
-        } else if older.data_checksums != new.data_checksums {
-            Some("was taken before page checksums were switched")
-        } else if older.start_lsn >= new.start_lsn {
-            Some("began later than this one")
-        } else {
-            None
-        }
     }
 
     /// Adds what WAL from `from` to our start changed.
@@ -240,58 +215,82 @@ impl From<vault::Error> for No {
     }
 }
 
-impl Prior {
-    fn read(bytes: &[u8], own: BackupId, paranoid: bool) -> Result<(Head, Prior), manifest::Error> {
-        let mut reader = ManifestReader::new();
-        let mut head = None;
-        let mut numbers: HashMap<Pack, u32> = HashMap::new();
-        let mut prior = Prior {
-            backup: own.clone(),
-            own,
+/// A manifest that is being read.
+struct Reading {
+    reader: ManifestReader,
+    prior: Prior,
+    /// The head of the backup that is being made.
+    new: Head,
+    start: Lsn,
+    /// Why it is none to go on from, as soon as its head was read.
+    unlike: Option<&'static str>,
+    numbers: HashMap<Pack, u32>,
+}
+
+/// Returns why a backup is none to go on from.
+fn unlike(new: &Head, older: &Head) -> Option<&'static str> {
+    let major = |head: &Head| head.postgres_version / 10_000;
+    if older.system_identifier != new.system_identifier {
+        Some("is of another server")
+    } else if older.timeline != new.timeline {
+        Some("is of another timeline")
+    } else if major(older) != major(new) || older.segment_bytes != new.segment_bytes {
+        Some("is of another version of PostgreSQL")
+    } else if older.data_checksums != new.data_checksums {
+        Some("was taken before page checksums were switched")
+    } else if older.start_lsn >= new.start_lsn {
+        Some("began later than this one")
+    } else {
+        None
+    }
+}
+
+impl Reading {
+    fn new(new: Head, paranoid: bool) -> Reading {
+        let prior = Prior {
+            backup: new.backup.clone(),
+            own: new.backup.clone(),
             files: HashMap::new(),
-            extents: Vec::new(),
+            tape: Tape::default(),
             packs: Vec::new(),
             unfit: HashSet::new(),
             damaged: HashSet::new(),
             changes: Changes::default(),
             paranoid,
         };
-        for piece in bytes.chunks(1 << 20) {
-            reader.feed(piece);
-            while let Some(line) = reader.next()? {
-                match line {
-                    Line::Head(found) => {
-                        prior.backup = found.backup.clone();
-                        head = Some(found);
-                    }
-                    Line::Entry(entry) => prior.add(entry, &mut numbers)?,
-                    Line::Foot(foot) => {
-                        prior.damaged = foot.bad_pages.into_iter().map(|page| page.path).collect();
-                        if foot.bad_pages_more > 0 {
-                            // Which they are is not known.
-                            prior.files.clear();
-                        }
+        let (reader, numbers) = (ManifestReader::new(), HashMap::new());
+        Reading { reader, prior, new, start: Lsn::INVALID, unlike: None, numbers }
+    }
+
+    /// Takes the next bytes.
+    fn take(&mut self, block: &[u8]) -> Result<(), manifest::Error> {
+        self.reader.feed(block);
+        while let Some(line) = self.reader.next()? {
+            match line {
+                Line::Head(found) => {
+                    self.unlike = unlike(&self.new, &found);
+                    (self.prior.backup, self.start) = (found.backup, found.start_lsn);
+                }
+                Line::Entry(entry) => self.add(entry)?,
+                Line::Foot(foot) => {
+                    self.prior.damaged = foot.bad_pages.into_iter().map(|page| page.path).collect();
+                    if foot.bad_pages_more > 0 {
+                        // Which they are is not known.
+                        self.prior.files.clear();
+                        self.prior.tape.clear();
                     }
                 }
             }
         }
-        reader.finish()?;
-        // The reader has seen both ends.
-        Ok((head.expect("a finished manifest has a head"), prior))
+        Ok(())
     }
 
-    fn add(&mut self, entry: Entry, numbers: &mut HashMap<Pack, u32>) -> Result<(), manifest::Error> {
+    fn add(&mut self, entry: Entry) -> Result<(), manifest::Error> {
         let Kind::File { size, modified, extents } = entry.kind else { return Ok(()) };
-        let from = self.extents.len();
+        let mut all = Vec::with_capacity(extents.len());
         for extent in extents {
-            let pack = Pack::named(&extent.pack, &self.backup)?;
-            let packs = &mut self.packs;
-            let number = *numbers.entry(pack.clone()).or_insert_with(|| {
-                packs.push(pack);
-                u32::try_from(packs.len() - 1).unwrap_or(u32::MAX)
-            });
-            self.extents.push(PriorExtent {
-                pack: number,
+            all.push(PriorExtent {
+                pack: self.number(&extent.pack)?,
                 place: ChunkPlace { at: extent.at, sealed: extent.sealed, index: extent.chunk },
                 offset: extent.offset,
                 len: extent.len,
@@ -299,16 +298,29 @@ impl Prior {
                 crc: extent.crc,
             });
         }
-        let file = PriorFile { size, modified, extents: (from, self.extents.len()) };
-        self.files.insert(entry.path.into(), file);
+        let file = PriorFile { size, modified, extents: self.prior.tape.write(all) };
+        self.prior.files.insert(entry.path.into(), file);
         Ok(())
     }
 
+    fn number(&mut self, name: &str) -> Result<u32, manifest::Error> {
+        let pack = Pack::named(name, &self.prior.backup)?;
+        if let Some(number) = self.numbers.get(&pack) {
+            return Ok(*number);
+        }
+        let number = u32::try_from(self.prior.packs.len()).unwrap_or(u32::MAX);
+        self.prior.packs.push(pack.clone());
+        self.numbers.insert(pack, number);
+        Ok(number)
+    }
+}
+
+impl Prior {
     /// Chooses sparse packs to be written anew, the sparsest first, as long as the bytes to be read again
     /// stay below so many per cent of all.
     fn choose_unfit(&mut self, sizes: HashMap<Pack, u64>, percent: u8) {
         let mut live = vec![(0.0, 0_u64); self.packs.len()];
-        for extent in &self.extents {
+        for extent in self.files.values().flat_map(|file| self.tape.read(file.extents)) {
             let share = f64::from(extent.len) / f64::from(extent.plain.max(1));
             if let Some((sealed, plain)) = live.get_mut(extent.pack as usize) {
                 *sealed += share * f64::from(extent.place.sealed);
@@ -337,9 +349,8 @@ impl Prior {
             return Fate::Whole;
         };
         let stale = self.changes.of(&found.path);
-        let own = self.extents.get(file.extents.0..file.extents.1).unwrap_or_default();
-        let older: Vec<Extent> = own.iter().filter_map(|extent| self.extent(extent)).collect();
-        let mut numbers = own.iter().map(|extent| extent.pack);
+        let older: Vec<Extent> = self.tape.read(file.extents).filter_map(|own| self.extent(own)).collect();
+        let mut numbers = self.tape.read(file.extents).map(|own| own.pack);
         // In the order of the extents, once each.
         let is_unfit = |_: &Extent| numbers.next().is_some_and(|pack| self.unfit.contains(&pack));
         let Some(ranges) = fresh(&older, found.size, &stale, is_unfit) else { return Fate::Whole };
@@ -358,8 +369,8 @@ impl Prior {
     }
 
     /// Returns an extent as the manifest of the new backup names it.
-    fn extent(&self, extent: &PriorExtent) -> Option<Extent> {
-        let &PriorExtent { pack, place, offset, len, plain, crc } = extent;
+    fn extent(&self, extent: PriorExtent) -> Option<Extent> {
+        let PriorExtent { pack, place, offset, len, plain, crc } = extent;
         let pack = self.packs.get(pack as usize)?.name(&self.own);
         let ChunkPlace { at, sealed, index: chunk } = place;
         Some(Extent { pack, chunk, at, sealed, offset, len, plain, crc })

@@ -10,8 +10,8 @@ use super::Error;
 use crate::manifest::backup::{Entry, Foot};
 use crate::vault::ManifestSealer;
 
-/// Entries that may wait.
-const WAITING_MAX: usize = 64;
+/// Entries that may wait. One of a file of 1 GB whose every page lies elsewhere is some 12 MB.
+const WAITING_MAX: usize = 2;
 
 /// The thread that writes.
 pub(super) struct Scribe {

@@ -1,5 +1,5 @@
 //! The files that a backup reads, cut into units of work. A large file is read by several workers at
-//! once; whoever finishes its last range has all its extents.
+//! once, whether all of it is read or what changed; whoever finishes its last part has all its extents.
 
 use std::fs::File;
 use std::io;
@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Error;
+use super::ahead;
 use super::prior::{Fate, Prior};
 use super::scan::{Found, there};
+use super::weave::{Piece, weave};
 use crate::manifest::backup::{CHUNK_BYTES_MAX, Entry, Extent, Kind};
 
 /// The longest chunk, in bytes.
@@ -26,13 +28,39 @@ pub(super) enum Unit {
     Range(Range),
     /// A file that is as it was in an older backup, of so many bytes.
     Kept(Entry, u64),
-    /// A file of which these ranges are read; the others are as they were.
-    Patch {
-        found: Found,
-        older: Vec<Extent>,
-        ranges: Vec<ops::Range<u64>>,
-    },
+    Patch(Part),
 }
+
+/// Some ranges of a file that are read, of which the others are as they were in an older backup.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) file: Arc<Pieced>,
+    pub(super) ranges: Vec<ops::Range<u64>>,
+    /// Bytes of the file that are read in no part, told once.
+    pub(super) kept: u64,
+}
+
+/// A file that is put together from pieces, and from an older backup's extents between them.
+#[derive(Debug)]
+pub(super) struct Pieced {
+    pub(super) found: Found,
+    pub(super) older: Vec<Extent>,
+    file: Opened,
+    pieces: Mutex<Pieces>,
+}
+
+#[derive(Debug)]
+struct Pieces {
+    pieces: Vec<Piece>,
+    /// Where the file ends, as far as is known.
+    size: u64,
+    /// Parts that are not read.
+    left: usize,
+}
+
+/// A file that is opened once, so that all parts are of the same file though its name may pass to another.
+#[derive(Debug, Default)]
+struct Opened(OnceLock<Option<File>>);
 
 /// A part of a file that does not fit one chunk.
 #[derive(Debug)]
@@ -48,8 +76,7 @@ pub(super) struct Range {
 #[derive(Debug)]
 pub(super) struct Large {
     pub(super) found: Found,
-    /// Opened once, so that all ranges are of the same file though its name may pass to another.
-    file: OnceLock<Option<File>>,
+    file: Opened,
     done: Mutex<Done>,
 }
 
@@ -64,24 +91,35 @@ struct Done {
 pub(super) struct Queue {
     files: std::vec::IntoIter<Found>,
     ranges: std::vec::IntoIter<Range>,
+    parts: std::vec::IntoIter<Part>,
     prior: Option<Arc<Prior>>,
 }
 
 impl Queue {
     /// Where there is a prior backup, only what it cannot give is read.
     pub(super) fn new(files: Vec<Found>, prior: Option<Arc<Prior>>) -> Self {
-        Queue { files: files.into_iter(), ranges: Vec::new().into_iter(), prior }
+        let (ranges, parts) = (Vec::new().into_iter(), Vec::new().into_iter());
+        Queue { files: files.into_iter(), ranges, parts, prior }
     }
 
     pub(super) fn next(&mut self) -> Option<Unit> {
         if let Some(range) = self.ranges.next() {
             return Some(Unit::Range(range));
         }
+        if let Some(part) = self.parts.next() {
+            return Some(Unit::Patch(part));
+        }
         let found = self.files.next()?;
         match self.prior.as_ref().map_or(Fate::Whole, |prior| prior.fate(&found)) {
             Fate::Whole => {}
             Fate::Kept(entry) => return Some(Unit::Kept(entry, found.size)),
-            Fate::Patched { older, ranges } => return Some(Unit::Patch { found, older, ranges }),
+            Fate::Patched { older, ranges } => {
+                // Who compares what lies between the ranges must know all of them.
+                let is_compared = self.prior.as_ref().is_some_and(|prior| prior.paranoid);
+                let most = if is_compared { u64::MAX } else { RANGE_BYTES };
+                self.parts = Pieced::parts(found, older, ranges, most).into_iter();
+                return self.parts.next().map(Unit::Patch);
+            }
         }
         if found.size <= CHUNK_BYTES as u64 {
             return Some(Unit::Small(found));
@@ -96,7 +134,7 @@ impl Large {
         let size = found.size;
         let count = usize::try_from(size.div_ceil(RANGE_BYTES)).unwrap_or(usize::MAX);
         let done = Done { ranges: vec![None; count], left: count };
-        let file = Arc::new(Large { found, file: OnceLock::new(), done: Mutex::new(done) });
+        let file = Arc::new(Large { found, file: Opened::default(), done: Mutex::new(done) });
         let starts = (0..size).step_by(RANGE_BYTES as usize).enumerate();
         let range = |(number, at): (usize, u64)| Range {
             file: Arc::clone(&file),
@@ -109,13 +147,83 @@ impl Large {
 
     /// Returns the open file; `None` where it vanished.
     pub(super) fn open(&self, data: &Path) -> Result<Option<&File>, Error> {
-        if let Some(file) = self.file.get() {
+        self.file.open(&data.join(&*self.found.path))
+    }
+}
+
+impl Opened {
+    fn open(&self, path: &Path) -> Result<Option<&File>, Error> {
+        if let Some(file) = self.0.get() {
             return Ok(file.as_ref());
         }
-        let path = data.join(&*self.found.path);
         // Where two workers come here at once, the first one's file stays.
-        let opened = there(&path, File::open(&path))?;
-        Ok(self.file.get_or_init(|| opened).as_ref())
+        let opened = there(path, File::open(path))?;
+        opened.iter().for_each(ahead::opened);
+        Ok(self.0.get_or_init(|| opened).as_ref())
+    }
+
+    fn vanished(&self) -> bool {
+        matches!(self.0.get(), Some(None))
+    }
+}
+
+impl Pieced {
+    /// A file of which all is read, in one part.
+    pub(super) fn whole(found: Found) -> Pieced {
+        Pieced::new(found, Vec::new(), 1)
+    }
+
+    fn new(found: Found, older: Vec<Extent>, parts: usize) -> Pieced {
+        let pieces = Mutex::new(Pieces { pieces: Vec::new(), size: u64::MAX, left: parts });
+        Pieced { found, older, file: Opened::default(), pieces }
+    }
+
+    /// Deals the ranges out into parts of at most so many bytes.
+    fn parts(found: Found, older: Vec<Extent>, ranges: Vec<ops::Range<u64>>, most: u64) -> Vec<Part> {
+        let mut dealt: Vec<Vec<ops::Range<u64>>> = vec![Vec::new()];
+        let (mut room, mut all) = (most, 0);
+        for range in ranges {
+            all += range.end - range.start;
+            let mut at = range.start;
+            while at < range.end {
+                if room == 0 {
+                    dealt.push(Vec::new());
+                    room = most;
+                }
+                let end = range.end.min(at.saturating_add(room));
+                room -= end - at;
+                dealt.last_mut().into_iter().for_each(|part| part.push(at..end));
+                at = end;
+            }
+        }
+        let kept = found.size.saturating_sub(all);
+        let file = Arc::new(Pieced::new(found, older, dealt.len()));
+        let part = |(number, ranges)| Part {
+            file: Arc::clone(&file),
+            ranges,
+            kept: if number == 0 { kept } else { 0 },
+        };
+        dealt.into_iter().enumerate().map(part).collect()
+    }
+
+    /// Returns the open file; `None` where it vanished.
+    pub(super) fn open(&self, data: &Path) -> Result<Option<&File>, Error> {
+        self.file.open(&data.join(&*self.found.path))
+    }
+
+    /// Takes the pieces of one part, which saw the file end at `size` or later; returns the file's entry when
+    /// it was the last one.
+    pub(super) fn finish(&self, pieces: Vec<Piece>, size: u64) -> Result<Option<Entry>, Error> {
+        let mut done = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        done.pieces.extend(pieces);
+        done.size = done.size.min(size);
+        done.left -= 1;
+        if done.left > 0 {
+            return Ok(None);
+        }
+        let extents = weave(&self.older, std::mem::take(&mut done.pieces), done.size);
+        let extents = extents.ok_or_else(|| Error::Uncovered { path: self.found.path.to_string() })?;
+        Ok(Some(entry(&self.found, extents)))
     }
 }
 
@@ -127,8 +235,7 @@ impl Range {
             *range = Some(extents);
         }
         done.left -= 1;
-        let vanished = matches!(self.file.file.get(), Some(None));
-        if done.left > 0 || vanished {
+        if done.left > 0 || self.file.file.vanished() {
             return None;
         }
         let ranges = std::mem::take(&mut done.ranges);
@@ -210,6 +317,33 @@ mod tests {
             panic!("{entries:?}")
         };
         assert_eq!((*read, extents.len()), (size, 3));
+    }
+
+    #[test]
+    fn changed_ranges_are_dealt_out_and_put_together() {
+        let size = 4 * RANGE_BYTES;
+        let page = 8192;
+        let ranges = vec![0..page, 2 * page..3 * page, RANGE_BYTES..3 * RANGE_BYTES];
+        let older = vec![extent(size as u32)];
+        let parts = Pieced::parts(found(size), older, ranges, RANGE_BYTES);
+        assert_eq!(parts.len(), 3);
+        assert_eq!(parts[0].ranges, [0..page, 2 * page..3 * page, RANGE_BYTES..2 * RANGE_BYTES - 2 * page]);
+        let kept: Vec<u64> = parts.iter().map(|part| part.kept).collect();
+        assert_eq!(kept, [size - 2 * RANGE_BYTES - 2 * page, 0, 0]);
+        let mut entries = Vec::new();
+        for Part { file, ranges, .. } in parts.into_iter().rev() {
+            let piece = |range: &ops::Range<u64>| Piece {
+                at: range.start,
+                extent: Extent { pack: "2".to_owned(), ..extent((range.end - range.start) as u32) },
+            };
+            entries.extend(file.finish(ranges.iter().map(piece).collect(), size).unwrap());
+        }
+        let [Entry { kind: Kind::File { size: whole, extents, .. }, .. }] = entries.as_slice() else {
+            panic!("{entries:?}")
+        };
+        assert_eq!(*whole, size);
+        let new = extents.iter().filter(|extent| extent.pack == "2").map(|extent| u64::from(extent.len));
+        assert_eq!(new.sum::<u64>(), 2 * RANGE_BYTES + 2 * page);
     }
 
     #[test]

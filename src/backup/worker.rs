@@ -3,19 +3,20 @@
 //! unit -> read -> look at its pages -> [`Packer`]
 
 use std::fs::File;
-use std::ops;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
+use super::ahead::Ahead;
+use super::pace::{Pace, Throttle};
 use super::packer::{Packer, SealedPack};
 use super::pages::{Expected, Wrong};
 use super::paranoid::{self, Unlogged};
 use super::scan::{Found, there};
-use super::source::{CHUNK_BYTES, Queue, Range, Unit, read_at};
+use super::source::{CHUNK_BYTES, Part, Pieced, Queue, Range, Unit, read_at};
 use super::{Error, Progress};
 use crate::lsn::Lsn;
-use crate::manifest::backup::{Entry, Extent};
+use crate::manifest::backup::Entry;
 use crate::pgfile::{control::ControlFile, kind::RelationFile, twophase};
 use crate::seal::Sealer;
 use crate::wal::Version;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) next_pack: Arc<AtomicU32>,
     pub(super) pack_bytes: usize,
+    pub(super) pace: Pace,
+    pub(super) throttle: Throttle,
     /// Begins the pack with this number.
     pub(super) begin: Box<dyn Fn(u32) -> Result<Sealer, Error> + Send + Sync>,
     /// Reads what is taken from an older backup, where all of it is to be compared.
@@ -79,6 +82,7 @@ struct Worker<'a> {
 
 /// Works until the queue is empty. Blocks.
 pub(super) fn work(shared: &Shared) -> Result<Findings, Error> {
+    shared.pace.stand_back();
     let mut worker =
         Worker { shared, packer: Packer::new(shared), buffer: Vec::new(), findings: Findings::default() };
     while let Some(unit) = shared.next_unit() {
@@ -89,7 +93,7 @@ pub(super) fn work(shared: &Shared) -> Result<Findings, Error> {
                 shared.progress.read(size);
                 shared.hand_over(entry)?;
             }
-            Unit::Patch { found, older, ranges } => worker.patch(found, older, ranges)?,
+            Unit::Patch(part) => worker.patch(part)?,
         }
     }
     worker.packer.finish()?;
@@ -127,6 +131,7 @@ impl Shared {
         at: u64,
         place: &mut [u8],
     ) -> Result<usize, Error> {
+        self.throttle.wait(place.len(), &self.stop);
         let length = read_at(file, at, place).map_err(self.read_error(path))?;
         findings.read += length as u64;
         self.progress.read(length as u64);
@@ -148,7 +153,7 @@ impl Worker<'_> {
         let size = file.metadata().map_err(shared.read_error(&found.path))?.len();
         let size = usize::try_from(size).unwrap_or(CHUNK_BYTES);
         let name = found.path.clone();
-        self.packer.begin(found, Vec::new());
+        self.packer.begin(Arc::new(Pieced::whole(found)));
         let findings = &mut self.findings;
         let length = self.packer.add(0, size, |place| shared.read_small(findings, &name, &file, place))?;
         self.packer.end(length as u64);
@@ -156,37 +161,39 @@ impl Worker<'_> {
     }
 
     /// Packs what may have changed of a file; the rest comes from an older backup.
-    fn patch(&mut self, found: Found, older: Vec<Extent>, ranges: Vec<ops::Range<u64>>) -> Result<(), Error> {
+    fn patch(&mut self, part: Part) -> Result<(), Error> {
         let shared = self.shared;
-        let (path, size, name) = (shared.data.join(&*found.path), found.size, found.path.clone());
-        let Some(file) = there(&path, File::open(&path))? else { return Ok(()) };
-        let compared = match &shared.stored {
-            Some(stored) => {
-                let compare = paranoid::Compare { shared, stored, file: &file, path: &name };
-                compare.kept(&older, &ranges, size, &mut self.findings.unlogged)?
-            }
-            None => Vec::new(),
-        };
-        self.packer.begin(found, older);
-        let mut read: u64 = 0;
-        for range in ranges.into_iter().chain(compared) {
+        let Part { file: pieced, mut ranges, kept } = part;
+        let Some(file) = pieced.open(&shared.data)? else { return Ok(()) };
+        let (size, name) = (pieced.found.size, &*pieced.found.path);
+        if let Some(stored) = &shared.stored {
+            let compare = paranoid::Compare { shared, stored, file, path: name };
+            let differing = compare.kept(&pieced.older, &ranges, size, &mut self.findings.unlogged)?;
+            ranges.extend(differing);
+        }
+        self.packer.begin(Arc::clone(&pieced));
+        let mut ahead = Ahead::new(file, &ranges);
+        for range in &ranges {
             let mut at = range.start;
-            while at < range.end && !shared.stop.load(Ordering::Relaxed) {
+            while at < range.end {
+                if shared.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Ended);
+                }
                 let wanted = usize::try_from(range.end - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
                 let findings = &mut self.findings;
                 let length = self
                     .packer
-                    .add(at, wanted, |place| shared.read_pages(findings, &name, &file, at, place))?;
+                    .add(at, wanted, |place| shared.read_pages(findings, name, file, at, place))?;
                 at += length as u64;
-                read += length as u64;
                 if length < wanted {
                     // Cut while it was read: the WAL tells of it, and what lies behind is gone.
                     self.packer.end(at);
                     return Ok(());
                 }
+                ahead.read(length as u64);
             }
         }
-        shared.progress.read(size.saturating_sub(read));
+        shared.progress.read(kept);
         self.packer.end(size);
         Ok(())
     }
@@ -200,6 +207,8 @@ impl Worker<'_> {
             let mut buffer = std::mem::take(&mut self.buffer);
             buffer.resize(CHUNK_BYTES, 0);
             let (mut at, end) = (range.at, range.at + range.length);
+            let all = at..end;
+            let mut ahead = Ahead::new(file, std::slice::from_ref(&all));
             while at < end && !shared.stop.load(Ordering::Relaxed) {
                 let wanted = usize::try_from(end - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
                 let place = buffer.get_mut(..wanted).unwrap_or_default();
@@ -212,6 +221,7 @@ impl Worker<'_> {
                 if length < wanted {
                     break;
                 }
+                ahead.read(length as u64);
             }
             self.buffer = buffer;
         }

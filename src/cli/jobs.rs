@@ -30,6 +30,7 @@ pub(super) async fn backup(settings: &Settings, args: &args::Backup) -> Result<E
         level: args.level.unwrap_or(settings.backup.level),
         threads: settings.backup.threads,
         rewrite_percent: settings.backup.rewrite_percent,
+        pace: settings.backup.pace,
         full: args.full,
         paranoid: args.paranoid,
         ..BackupOptions::new(settings.cluster.clone(), node.clone())

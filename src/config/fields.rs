@@ -113,6 +113,21 @@ pub const FIELDS: &[Field] = &[
         "Packs of which backups need less than half are written anew by the next backup, as far as so many per cent of the node's bytes go, 0 to 100.",
     ),
     field(
+        "backup.max_rate",
+        Nothing,
+        "How many bytes a second a backup reads of the data directory, by all threads together, 100000 or more. Left out, as many as it can.",
+    ),
+    field(
+        "backup.nice",
+        Value("0"),
+        "How far a backup's threads stand back for others who want the processor, as nice(1) has it, 0 to 19. Archiving does not stand back.",
+    ),
+    field(
+        "backup.ionice",
+        Nothing,
+        "How far they stand back for others who want the disk, as ionice(1) has it: \"idle\", or \"best-effort:0\" (first) to \"best-effort:7\" (last). Left out, as `nice` says. It matters only to disks with the scheduler BFQ.",
+    ),
+    field(
         "archive.part_interval_ms",
         Value("1000"),
         "How often the unfinished WAL segment is sent, in milliseconds, 100 to 60000: about what the sudden death of a node can lose.",

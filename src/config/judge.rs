@@ -1,5 +1,6 @@
 //! Judges what was written: ranges, absolute paths, exactly one of several; fills in what is left out.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::Error;
 use super::raw::{self, Lines, OptionValue, Raw};
 use super::secret::Source;
 use super::settings::{Archive, Backup, Postgres, Schedule, Server, Settings, Value, Zone};
+use crate::backup::Pace;
 use crate::ids::ZoneName;
 
 /// A secret's file, environment variable and command, as written.
@@ -197,6 +199,23 @@ impl Judge<'_> {
             level: self.number("backup.level", raw.level, 1, 1, 19)? as i32,
             threads: self.number("backup.threads", raw.threads, 2, 1, 64)? as usize,
             rewrite_percent: self.number("backup.rewrite_percent", raw.rewrite_percent, 5, 0, 100)? as u8,
+            pace: self.pace(raw.max_rate, raw.nice, raw.ionice)?,
+        })
+    }
+
+    fn pace(&self, rate: Option<i64>, nice: Option<i64>, ionice: Option<String>) -> Result<Pace, Error> {
+        let written = rate.is_some();
+        let rate = self.number("backup.max_rate", rate, 100_000, 100_000, 1_000_000_000_000)?;
+        let disk = ionice.map(|text| {
+            text.parse().map_err(|()| {
+                let fix = "write \"idle\", or \"best-effort:0\" (first) to \"best-effort:7\" (last)";
+                self.value("backup.ionice", &format!("cannot be {text:?}"), fix)
+            })
+        });
+        Ok(Pace {
+            max_rate: NonZeroU64::new(rate.unsigned_abs()).filter(|_| written),
+            nice: self.number("backup.nice", nice, 0, 0, 19)? as u8,
+            disk: disk.transpose()?,
         })
     }
 

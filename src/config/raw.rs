@@ -90,6 +90,9 @@ pub struct Backup {
     pub level: Option<i64>,
     pub threads: Option<i64>,
     pub rewrite_percent: Option<i64>,
+    pub max_rate: Option<i64>,
+    pub nice: Option<i64>,
+    pub ionice: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -10,6 +10,7 @@ use super::Error;
 use super::judge::Judge;
 use super::raw;
 use super::secret::Source;
+use crate::backup::Pace;
 use crate::ids::{ClusterName, NodeName, ZoneName};
 use crate::moment::Moment;
 use crate::node::{ConnectionOptions, Secret};
@@ -115,6 +116,7 @@ pub struct Backup {
     pub threads: usize,
     /// How many per cent of a node's bytes a backup may write anew where packs are sparse.
     pub rewrite_percent: u8,
+    pub pace: Pace,
 }
 
 #[derive(Clone, Debug)]

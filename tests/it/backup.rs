@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pitrus::backup::{self, Error, Silent};
+use pitrus::backup::{self, DiskPriority, Error, Pace, Silent};
 use pitrus::class::{Class, Classified};
 use pitrus::manifest::backup::Kind;
 
@@ -177,6 +177,29 @@ async fn without_an_agent_there_is_no_backup() {
     assert!(error.to_string().contains("no agent archives node one"), "{error}");
     let listing = site.vault.list("nodes/one/packs").await.unwrap();
     assert!(listing.objects.is_empty(), "{:?}", listing.objects);
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_reads_no_faster_than_it_may() {
+    if !world::can_run("a_backup_reads_no_faster_than_it_may") {
+        return;
+    }
+    let site = Site::start(ServerOptions::named("one")).await;
+    let max_rate = std::num::NonZeroU64::new(10_000_000);
+    let pace = Pace { max_rate, nice: 5, disk: Some(DiskPriority::Idle) };
+    let began = std::time::Instant::now();
+    let report = site.backup_with(&backup::BackupOptions { pace, ..site.options() }).await.unwrap();
+    let took = began.elapsed().as_secs_f64();
+    // What each of the two threads reads last is paid for by nobody.
+    let paid = report.read.saturating_sub(2 << 20) as f64 / 10e6;
+    assert!(report.read > 15 << 20 && took >= paid, "{took} s for {} bytes", report.read);
+    // One that nobody waits for any more ends at once.
+    let slow = Pace { max_rate: std::num::NonZeroU64::new(100_000), ..pace };
+    let options = backup::BackupOptions { pace: slow, full: true, ..site.options() };
+    let given_up = tokio::time::timeout(Duration::from_secs(1), site.backup_with(&options)).await;
+    assert!(given_up.is_err());
+    site.backup().await.unwrap();
     site.end().await;
 }
 

@@ -56,6 +56,9 @@ fn what_is_wrong_is_named() {
         ("state_dir = \"x\"", "", "line 1: `state_dir` is not an absolute path"),
         ("", "[backup]\nlevel = 0\n", "line 9: `backup.level` cannot be 0"),
         ("", "[backup]\nschedule = \"daily\"\n", "`backup.schedule` is not a schedule"),
+        ("", "[backup]\nmax_rate = 99999\n", "`backup.max_rate` cannot be 99999"),
+        ("", "[backup]\nnice = -1\n", "`backup.nice` cannot be -1"),
+        ("", "[backup]\nionice = \"realtime\"\n", "`backup.ionice` cannot be \"realtime\""),
         ("", "[archive]\npart_interval_ms = 99\n", "`archive.part_interval_ms` cannot be 99"),
         ("", "[retention]\ndays = 0\n", "`retention.days` cannot be 0"),
         ("", "[[zone]]\nname = \"a\"\nurl = \"/zones/b\"\n", "repeats the name or the place of zone a"),
@@ -88,6 +91,15 @@ fn what_is_wrong_is_named() {
     assert!(parse("cluster = \"a\"\n").unwrap_err().to_string().contains("`zone` is missing"));
     let keyless = LEAST.replace("file = \"/etc/pitrus/key\"\n", "");
     assert!(parse(&keyless).unwrap_err().to_string().contains("`key` is missing"));
+}
+
+#[test]
+fn a_backup_can_be_told_to_be_gentle() {
+    let pace = |text: &str| parse(&format!("{LEAST}[backup]\n{text}")).unwrap().backup.pace;
+    assert_eq!(pace(""), Pace::default());
+    let told = pace("max_rate = 50_000_000\nnice = 10\nionice = \"best-effort:6\"\n");
+    assert_eq!((told.max_rate.map(u64::from), told.nice), (Some(50_000_000), 10));
+    assert_eq!(told.disk.map(|disk| disk.to_string()).as_deref(), Some("best-effort:6"));
 }
 
 #[test]
