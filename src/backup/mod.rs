@@ -144,7 +144,12 @@ pub async fn run(
     progress.phase(Phase::Starting);
     let bracket = Bracket::open(options, connection).await?;
     check_data_directory(&bracket).await?;
+    // Better to find now that nobody archives than after hours of copying; and the start switches to another segment,
+    // which an agent that is just making its slot must not miss.
     let flushed = bracket.flushed().await?;
+    let segment_start = flushed.segment_start(kept_segment_bytes(bracket.facts.segment_bytes));
+    needed(&bracket, options, segment_start, flushed).wait(vault, options.wal_patience).await?;
+
     let started_at = clock::now();
     let job = Job {
         options,
@@ -155,7 +160,7 @@ pub async fn run(
         next_pack: Arc::default(),
         progress,
     };
-    let outcome = job.run(flushed).await;
+    let outcome = job.run().await;
     if outcome.is_err() {
         job.clean_up().await;
     }
@@ -184,13 +189,9 @@ struct Stored {
 }
 
 impl Job<'_> {
-    async fn run(&self, flushed: Lsn) -> Result<BackupReport, Error> {
+    async fn run(&self) -> Result<BackupReport, Error> {
         let facts = &self.bracket.facts;
-        // Better to find now that nobody archives than after hours of copying.
-        let segment_start = flushed.segment_start(kept_segment_bytes(facts.segment_bytes));
-        let archived = needed(self.bracket, self.options, segment_start, flushed);
-        let archived = archived.wait(self.vault, self.options.wal_patience);
-        let (start, ()) = tokio::try_join!(self.bracket.start(), archived)?;
+        let start = self.bracket.start().await?;
         tracing::info!(node = %self.options.node, backup = %self.backup, %start, "backup began");
         self.progress.phase(Phase::Copying);
         let mut stored = self.copy(start).await?;

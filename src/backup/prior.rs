@@ -4,7 +4,7 @@
 //! file of the scan: kept, patched or read whole
 //!
 //! Invariant: where anything is missing or in doubt there is no [`Prior`], or the file is read whole.
-//! Memory: 5 to 15 bytes for each extent, some for each file, about a bit for each changed block.
+//! Memory: 5 to 17 bytes for each extent, some for each file, about a bit for each changed block.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
