@@ -225,7 +225,13 @@ fn keep(options: &SpoolOptions, wanted: Wanted, bytes: &[u8]) -> Result<PathBuf,
     // Its own name while it is written: an earlier fetch of the same file may not have ended yet.
     let chance = u64::from_le_bytes(clock::random());
     let temporary = options.folder.join(format!("{name}.{chance:016x}"));
-    std::fs::write(&temporary, bytes).map_err(Error::file("write", &temporary))?;
+    // Durable here, ahead of recovery: the server syncs what it is given while it waits for it
+    // (`KeepFileRestoredFromArchive`), and then finds little to do.
+    let written = std::fs::File::create(&temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_data()
+    });
+    written.map_err(Error::file("write", &temporary))?;
     options.user.own(&temporary)?;
     std::fs::rename(&temporary, &path).map_err(Error::file("write", &path))?;
     Ok(path)
