@@ -26,6 +26,7 @@ use crate::archive;
 use crate::class::{Class, Classified};
 use crate::clock;
 use crate::config::Settings;
+use crate::config::settings::Method;
 use crate::ids::{ClusterName, NodeName};
 use crate::manifest::Document;
 use crate::moment::Moment;
@@ -115,7 +116,15 @@ async fn start(settings: Arc<Settings>) -> Result<(Post, archive::Options), Erro
     pgdata::refuse_clone(&facts.data_directory, &settings.cluster)?;
     let vault = open_vault(&settings).await?;
     let cluster = settings.cluster.clone();
+    let source = match settings.archive.method {
+        Method::Stream => archive::Source::Stream,
+        Method::Push => archive::Source::Push(archive::Push {
+            data_directory: facts.data_directory.clone(),
+            state_dir: settings.state_dir.clone(),
+        }),
+    };
     let archiver = archive::Options {
+        source,
         level: settings.archive.level,
         part_every: settings.archive.part_interval,
         ..archive::Options::of(node.clone(), connection.clone(), slot, &facts)

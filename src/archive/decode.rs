@@ -7,11 +7,45 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::status::{Mishap, Status};
+use crate::lsn::Lsn;
 use crate::manifest::wal_index::WalIndex;
+use crate::wal;
 use crate::wal::index::IndexBuilder;
 
 /// Pieces on their way to the thread: at most 128 KiB each.
 const PIECES_MAX: usize = 32;
+
+/// Makes indexes of the bytes from some position on.
+pub(super) struct Indexer {
+    builder: IndexBuilder,
+    /// The position of the next byte that comes.
+    at: Lsn,
+    /// No record begins before: the rest of a segment that was switched away from is zeros.
+    from: Lsn,
+}
+
+impl Indexer {
+    /// Bytes will come from `at` on; `builder` begins at `from`, there or later.
+    pub(super) fn new(builder: IndexBuilder, at: Lsn, from: Lsn) -> Self {
+        Indexer { builder, at, from }
+    }
+
+    /// Takes in the bytes that follow; returns the indexes that they finished.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Vec<WalIndex>, wal::Error> {
+        let early = usize::try_from(self.from.0.saturating_sub(self.at.0)).unwrap_or(usize::MAX);
+        self.at = self.at.plus(bytes.len() as u64);
+        self.builder.feed(bytes.get(early..).unwrap_or_default())
+    }
+
+    pub(super) fn decoded_to(&self) -> Lsn {
+        self.builder.decoded_to()
+    }
+
+    /// Returns the index of the unfinished segment as far as it was decoded.
+    pub(super) fn tail(self) -> WalIndex {
+        self.builder.tail()
+    }
+}
 
 pub(super) struct Decoder {
     pieces: mpsc::Sender<Bytes>,
@@ -22,10 +56,10 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// Starts the thread; where it cannot go on, it says so in the status.
-    pub(super) fn start(builder: IndexBuilder, status: watch::Sender<Status>) -> Self {
+    pub(super) fn start(indexer: Indexer, status: watch::Sender<Status>) -> Self {
         let (pieces, input) = mpsc::channel(PIECES_MAX);
         let (output, indexes) = mpsc::unbounded_channel();
-        let thread = tokio::task::spawn_blocking(move || decode(builder, input, output, &status));
+        let thread = tokio::task::spawn_blocking(move || decode(indexer, input, output, &status));
         Decoder { pieces, indexes, thread }
     }
 
@@ -52,23 +86,23 @@ impl Decoder {
 }
 
 fn decode(
-    mut builder: IndexBuilder,
+    mut indexer: Indexer,
     mut pieces: mpsc::Receiver<Bytes>,
     indexes: mpsc::UnboundedSender<WalIndex>,
     status: &watch::Sender<Status>,
 ) -> Option<WalIndex> {
     while let Some(piece) = pieces.blocking_recv() {
-        match builder.feed(&piece) {
+        match indexer.feed(&piece) {
             Ok(finished) => finished.into_iter().for_each(|index| {
                 let _ = indexes.send(index); // nobody listens only when we stop
             }),
             Err(error) => {
                 let why = Mishap::now(&error);
-                tracing::error!(error = why.text, at = %builder.decoded_to(), "WAL cannot be decoded; archiving goes on without an index");
+                tracing::error!(error = why.text, at = %indexer.decoded_to(), "WAL cannot be decoded; archiving goes on without an index");
                 status.send_modify(|status| status.last_error = Some(why));
                 return None;
             }
         }
     }
-    Some(builder.tail())
+    Some(indexer.tail())
 }

@@ -1,5 +1,7 @@
 //! What can stop or delay archiving.
 
+use std::path::PathBuf;
+
 use crate::class::{Class, Classified};
 use crate::lsn::Lsn;
 use crate::timeline::{BadHistory, TimelineId};
@@ -27,6 +29,20 @@ pub enum Error {
     NoReserve { slot: String },
     #[error("stopped before a quorum of zones held everything received; the rest stays in the server's slot")]
     Stopped,
+    #[error("{}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{} is of the server with system identifier {found}, not of {expected}", path.display())]
+    Foreign { path: PathBuf, found: u64, expected: u64 },
+    #[error("{name} is not the file of that name in the pg_wal of this agent's server")]
+    OtherFile { name: String },
+    #[error("{name} is not the name of a file that PostgreSQL archives")]
+    NoWalFile { name: String },
+    #[error("{name}: no history in pg_wal says where its timeline was left")]
+    NoBranch { name: String },
+    #[error("pg_wal has no history of timeline {timeline}")]
+    NoHistory { timeline: TimelineId },
+    #[error("the archive lacks the middle of {name}")]
+    Hole { name: String },
     #[error("a thread of ours ended before its work")]
     Thread,
 }
@@ -47,7 +63,15 @@ impl Classified for Error {
         match self {
             Error::Node(error) => error.class(),
             Error::Vault(error) => error.class(),
-            Error::OtherServer { .. } | Error::Removed { .. } => Class::Operator,
+            Error::OtherServer { .. }
+            | Error::Removed { .. }
+            | Error::File { .. }
+            | Error::Foreign { .. }
+            | Error::OtherFile { .. }
+            | Error::NoWalFile { .. }
+            | Error::NoBranch { .. }
+            | Error::NoHistory { .. } => Class::Operator,
+            Error::Hole { .. } => Class::Damage,
             Error::Document(error) => error.class(),
             Error::Unsure { .. }
             | Error::History(_)
@@ -67,6 +91,9 @@ impl Classified for Error {
             ),
             Error::Vault(error) => error.hint(),
             Error::Removed { source, .. } => source.hint(),
+            Error::OtherFile { .. } | Error::Foreign { .. } => {
+                Some("does the configuration that archive_command names belong to another server?".to_owned())
+            }
             Error::OtherServer { .. } => Some("a new server needs a new node name, or a new cluster name".to_owned()),
             _ => None,
         }

@@ -125,13 +125,13 @@ impl Keeper {
     }
 
     fn begin(&mut self, begin: Begin) {
-        let Begin { place, builder, indexes, parts, needless } = begin;
+        let Begin { place, indexer, indexes, parts, needless } = begin;
         self.line = Some(Line {
             timeline: place.timeline,
             intake: Intake::new(self.shelf.segment_bytes, CHUNK_BYTES, place.at),
             sealing: None,
             held: Held::new(place.at),
-            decoder: Some(Decoder::start(builder, self.shelf.status.clone())),
+            decoder: Some(Decoder::start(indexer, self.shelf.status.clone())),
             indexes: indexes.into(),
             ticked: place.at,
             segments_sent: 0,

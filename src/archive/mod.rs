@@ -4,6 +4,8 @@
 //!                     -> [`intake`] -> every second a part of the unfinished one -> zones
 //!                     -> [`decode`] -> an index a segment                      -> zones
 //!
+//! A server that archives with a command is served by [`push`] in place of [`receive`]; [`get`] hands files back.
+//!
 //! Invariants: the slot moves only to what a quorum holds without a gap; a segment's index exists only
 //! when that segment and all before it are held; what is in memory is bounded, and while the zones do
 //! not answer the server keeps its own WAL. Killed at any moment, the next start goes on from the
@@ -12,9 +14,11 @@
 mod branch;
 mod decode;
 mod error;
+mod get;
 mod held;
 mod intake;
 mod keep;
+mod push;
 mod receive;
 mod resume;
 mod sealers;
@@ -36,7 +40,18 @@ use sealers::Sealers;
 use shelf::Shelf;
 
 pub use error::{Error, Gap};
+pub use get::get;
+pub use push::{Push, PushError, ask};
 pub use status::{Mishap, Status};
+
+/// Where the WAL comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The server's replication slot.
+    Stream,
+    /// Its `pg_wal`, for a server that archives with a command.
+    Push(Push),
+}
 
 /// What the archiver needs to know.
 #[derive(Clone, Debug)]
@@ -51,6 +66,7 @@ pub struct Options {
     pub segment_bytes: u32,
     /// As the server writes them.
     pub server_segment_bytes: u32,
+    pub source: Source,
     /// zstd level.
     pub level: i32,
     /// How often the unfinished segment is sent.
@@ -69,6 +85,7 @@ impl Options {
             system_identifier: facts.system_identifier.clone(),
             segment_bytes: kept_segment_bytes(facts.segment_bytes),
             server_segment_bytes: facts.segment_bytes,
+            source: Source::Stream,
             level: 1,
             part_every: Duration::from_secs(1),
             stop_within: Duration::from_secs(10),
@@ -97,17 +114,14 @@ pub async fn run(
         status,
         give_up: give_up.clone(),
     };
-    let (events, pieces) = mpsc::channel(PIECES_MAX);
-    let (held, told) = watch::channel(Lsn::INVALID);
-    let (part_every, stop_within) = (options.part_every, options.stop_within);
+    let stop_within = options.stop_within;
     let over = CancellationToken::new();
-    let receiver = Receiver::new(options, shelf.clone(), events, told, shutdown.clone());
-    let receiving = async {
-        let received = receiver.run().await;
-        over.cancel();
-        received
+    let working = async {
+        match options.source.clone() {
+            Source::Stream => stream(options, shelf, &shutdown, &over).await,
+            Source::Push(push) => push::run(&push, &options, shelf, shutdown.clone()).await,
+        }
     };
-    let keeping = Keeper::new(shelf, part_every, held).run(pieces);
     let patience = async {
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -117,10 +131,29 @@ pub async fn run(
         give_up.cancel();
         std::future::pending::<()>().await;
     };
-    let (received, kept) = tokio::select! {
-        both = futures::future::join(receiving, keeping) => both,
-        () = patience => return Err(Error::Stopped),
+    tokio::select! {
+        ended = working => ended,
+        () = patience => Err(Error::Stopped),
+    }
+}
+
+/// Archives what the server streams; `over` is cancelled when nothing more comes.
+async fn stream(
+    options: Options,
+    shelf: Shelf,
+    shutdown: &CancellationToken,
+    over: &CancellationToken,
+) -> Result<(), Error> {
+    let (events, pieces) = mpsc::channel(PIECES_MAX);
+    let (held, told) = watch::channel(Lsn::INVALID);
+    let keeping = Keeper::new(shelf.clone(), options.part_every, held).run(pieces);
+    let receiver = Receiver::new(options, shelf, events, told, shutdown.clone());
+    let receiving = async {
+        let received = receiver.run().await;
+        over.cancel();
+        received
     };
+    let (received, kept) = futures::future::join(receiving, keeping).await;
     // The keeper's own failure stops the receiver, so it is the one to tell.
     kept.and(received)
 }

@@ -16,7 +16,7 @@ use super::branch::{Place, Way, way};
 use super::resume::{self, Begin};
 use super::shelf::Shelf;
 use super::status::Mishap;
-use super::{Error, Gap, Options};
+use super::{Error, Options};
 use crate::class::{Class, Classified};
 use crate::clock;
 use crate::lsn::Lsn;
@@ -206,7 +206,7 @@ impl Receiver {
         let begin = match self.reached {
             Some(reached) if lost && slot.segment_start(self.shelf.segment_bytes) > reached.at => {
                 self.finish().await?;
-                self.report_gap(reached, slot.segment_start(self.shelf.segment_bytes));
+                self.shelf.report_gap(reached, slot.segment_start(self.shelf.segment_bytes));
                 resume::after_gap(&self.shelf, history, slot).await?
             }
             Some(reached) if way(history, reached) == Way::Along => return Ok(reached),
@@ -219,15 +219,6 @@ impl Receiver {
         self.send(Event::Begin(Box::new(begin))).await?;
         (self.reached, self.begun) = (Some(place), place.at);
         Ok(place)
-    }
-
-    fn report_gap(&self, reached: Place, to: Lsn) {
-        let gap = Gap { timeline: reached.timeline, from: reached.at, to };
-        tracing::error!("{gap}");
-        self.shelf.status.send_modify(|status| {
-            status.last_error = Some(Mishap::now(&gap));
-            status.gaps.push(gap);
-        });
     }
 
     async fn stream(&mut self, server: &mut Replication) -> Result<Stop, Error> {

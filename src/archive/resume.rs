@@ -8,19 +8,19 @@ use std::collections::BTreeMap;
 
 use super::Error;
 use super::branch::{Place, Way, newest_first, way};
+use super::decode::Indexer;
 use super::shelf::{Kept, Shelf};
 use crate::lsn::Lsn;
 use crate::manifest::wal_index::WalIndex;
 use crate::timeline::{History, TimelineId};
 use crate::vault::ObjectName;
 use crate::wal::event::Open;
-use crate::wal::index::IndexBuilder;
 
 /// A line of WAL to archive, from a segment's first byte.
 pub(super) struct Begin {
     pub(super) place: Place,
     /// Has decoded up to `place`.
-    pub(super) builder: IndexBuilder,
+    pub(super) indexer: Indexer,
     /// Of segments that were whole but had none.
     pub(super) indexes: Vec<WalIndex>,
     /// Parts of segments of this timeline that are not whole, by segment number.
@@ -41,9 +41,31 @@ pub(super) async fn find(
     reached: Option<Place>,
     slot: Lsn,
 ) -> Result<Begin, Error> {
+    begin(shelf, history, look(shelf, history, reached, slot).await?).await
+}
+
+/// What is kept of a node, and where to begin after it.
+pub(super) struct Found {
+    kept: AllKept,
+    pub(super) place: Place,
+}
+
+/// Looks where to begin; `slot` is up to where the server was told that it may forget.
+pub(super) async fn look(
+    shelf: &Shelf,
+    history: &History,
+    reached: Option<Place>,
+    slot: Lsn,
+) -> Result<Found, Error> {
     let kept = shelf.kept(slot).await?;
     let slot = slot.segment_start(shelf.server_segment_bytes);
     let place = choose(history, &kept, reached, slot, shelf.segment_bytes);
+    Ok(Found { kept, place })
+}
+
+/// Begins at the place that was found.
+pub(super) async fn begin(shelf: &Shelf, history: &History, found: Found) -> Result<Begin, Error> {
+    let Found { kept, place } = found;
     let mut begin = at(shelf, history, &kept, place).await?;
     for (timeline, kept) in kept {
         let (needless, parts): (Parts, Parts) =
@@ -98,29 +120,29 @@ async fn at(shelf: &Shelf, history: &History, kept: &AllKept, place: Place) -> R
     let number = place.at.segment(shelf.segment_bytes);
     let start = |n: u64| Lsn(n * u64::from(shelf.segment_bytes));
     let begin =
-        |builder, indexes| Begin { place, builder, indexes, parts: Parts::new(), needless: Vec::new() };
+        |indexer, indexes| Begin { place, indexer, indexes, parts: Parts::new(), needless: Vec::new() };
+    let nothing = (Open::default(), Lsn::INVALID);
     let (timeline, first) = decode_from(history, kept, place, shelf.segment_bytes);
     let before = first.checked_sub(1).filter(|n| kept.get(&timeline).is_some_and(|k| k.indexed.contains(n)));
-    let open = match before {
-        Some(indexed) => shelf.index(timeline, start(indexed)).await?.open_at_end,
-        None => Open::default(),
+    let (open, reached) = match before {
+        Some(indexed) => shelf.index(timeline, start(indexed)).await.map(|i| (i.open_at_end, i.end))?,
+        None => nothing.clone(),
     };
-    let mut builder = shelf.builder(timeline, start(first), open);
-    let mut indexes = Vec::new();
+    let (mut indexer, mut indexes) = shelf.indexer(timeline, start(first), open, reached);
     for next in first..number {
-        let Some((fed, finished)) = feed(builder, shelf.segment(timeline, start(next)).await?).await? else {
-            let anew = shelf.builder(place.timeline, place.at, Open::default());
+        let Some((fed, finished)) = feed(indexer, shelf.segment(timeline, start(next)).await?).await? else {
+            let (anew, _) = shelf.indexer(place.timeline, place.at, nothing.0, nothing.1);
             return Ok(begin(anew, indexes));
         };
-        builder = fed;
+        indexer = fed;
         indexes.extend(finished);
     }
     if timeline != place.timeline {
-        let last = builder.tail();
+        let last = indexer.tail();
         let open = if first == number { last.open_at_start } else { last.open_at_end };
-        builder = shelf.builder(place.timeline, place.at, open);
+        (indexer, _) = shelf.indexer(place.timeline, place.at, open, Lsn::INVALID);
     }
-    Ok(begin(builder, indexes))
+    Ok(begin(indexer, indexes))
 }
 
 /// Returns from which segment to decode: after the nearest index, where no segment is missing from
@@ -160,14 +182,11 @@ fn nearest_index(
 }
 
 /// Feeds a segment, away from the async threads; `None` where it cannot be decoded.
-async fn feed(
-    mut builder: IndexBuilder,
-    bytes: bytes::Bytes,
-) -> Result<Option<(IndexBuilder, Vec<WalIndex>)>, Error> {
-    let fed = tokio::task::spawn_blocking(move || match builder.feed(&bytes) {
-        Ok(finished) => Some((builder, finished)),
+async fn feed(mut indexer: Indexer, bytes: bytes::Bytes) -> Result<Option<(Indexer, Vec<WalIndex>)>, Error> {
+    let fed = tokio::task::spawn_blocking(move || match indexer.feed(&bytes) {
+        Ok(finished) => Some((indexer, finished)),
         Err(error) => {
-            tracing::error!(%error, at = %builder.decoded_to(), "archived WAL cannot be decoded");
+            tracing::error!(%error, at = %indexer.decoded_to(), "archived WAL cannot be decoded");
             None
         }
     });

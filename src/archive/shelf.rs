@@ -10,10 +10,12 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
+use super::branch::Place;
+use super::decode::Indexer;
 use super::intake::Part;
 use super::sealers::{Sealers, Sealing};
 use super::status::{Mishap, Status};
+use super::{Error, Gap};
 use crate::class::Classified;
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
@@ -52,9 +54,26 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 impl Shelf {
-    /// Begins to decode at a segment's first byte with what was open there.
-    pub(super) fn builder(&self, timeline: TimelineId, start: Lsn, open: Open) -> IndexBuilder {
+    fn builder(&self, timeline: TimelineId, start: Lsn, open: Open) -> IndexBuilder {
         IndexBuilder::new(timeline, self.server_segment_bytes, start, open).every(self.segment_bytes)
+    }
+
+    /// Begins to decode at a segment's first byte with what was open there. `reached` is where the last record before
+    /// ends: segments before that have none, and their indexes come along.
+    pub(super) fn indexer(
+        &self,
+        timeline: TimelineId,
+        start: Lsn,
+        open: Open,
+        reached: Lsn,
+    ) -> (Indexer, Vec<WalIndex>) {
+        let (mut from, mut empty) = (start, Vec::new());
+        while from.plus(self.segment_bytes.into()) <= reached {
+            let index = self.builder(timeline, from, open.clone()).tail();
+            empty.push(WalIndex { end: reached, ..index });
+            from = from.plus(self.segment_bytes.into());
+        }
+        (Indexer::new(self.builder(timeline, from, open), start, from), empty)
     }
 
     fn wal(&self, timeline: TimelineId, start: Lsn) -> WalName {
@@ -168,6 +187,16 @@ impl Shelf {
                 () = self.give_up.cancelled() => return Err(Error::Stopped),
             }
         }
+    }
+
+    /// Tells of WAL from `from` to `to` that was lost.
+    pub(super) fn report_gap(&self, from: Place, to: Lsn) {
+        let gap = Gap { timeline: from.timeline, from: from.at, to };
+        tracing::error!("{gap}");
+        self.status.send_modify(|status| {
+            status.last_error = Some(Mishap::now(&gap));
+            status.gaps.push(gap);
+        });
     }
 
     /// Deletes parts that a whole segment or a longer part makes needless. What fails is tried again

@@ -43,6 +43,10 @@ pub(super) enum Command {
     Backup(Backup),
     /// Tell whether this node can be protected, and what to do where not
     Check(Shown),
+    /// Tell the server that a file of its WAL is archived: its archive_command, as `pitrus archive-push %p`
+    ArchivePush(ArchivePush),
+    /// Give a server a file of WAL: its restore_command, as `pitrus archive-get %f %p`
+    ArchiveGet(ArchiveGet),
     /// Show nodes, backups, the restorable window, gaps and zones
     Info(Info),
     /// Plan a restore of the whole cluster, or run it
@@ -101,6 +105,23 @@ pub(super) struct Backup {
     /// Compare everything with what older backups hold, and tell what changed without a word in the WAL
     #[arg(long)]
     pub(super) paranoid: bool,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct ArchivePush {
+    /// The file, as the server's %p names it
+    pub(super) path: PathBuf,
+    /// How many seconds to wait until a quorum of zones holds it
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(super) timeout: u64,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct ArchiveGet {
+    /// The name of the file, as the server's %f
+    pub(super) file: String,
+    /// Where to put it, as the server's %p
+    pub(super) target: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -4,6 +4,7 @@
 //! [`args`] says what may be typed, [`failure`] how a failure is shown and which exit code it has.
 
 mod agent;
+mod archive;
 mod args;
 mod check;
 mod cut;
@@ -25,7 +26,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use args::Args;
+use args::{Args, Command};
+use failure::Failure;
+
+use crate::config::Settings;
 
 /// Parses the arguments, runs the command and returns the exit code.
 pub fn main() -> ExitCode {
@@ -34,9 +38,17 @@ pub fn main() -> ExitCode {
     }
     let args = Args::parse();
     log_to_stderr(&args);
+    // The server waits for this one, file by file: nothing is set up that it does not need.
+    if let Command::ArchivePush(push) = &args.command {
+        let pushed = Settings::load(&args.config).map_err(Failure::from);
+        return match pushed.and_then(|settings| archive::push(&settings, push)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(),
+        };
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failure::Failure::bug("the runtime cannot be started", error).report(),
+        Err(error) => return Failure::bug("the runtime cannot be started", error).report(),
     };
     let result = runtime.block_on(run::run(args));
     // Whatever still runs in the background was promised to nobody.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::args::{Args, Command, Key, Restore, Wal};
 use super::failure::Failure;
-use super::{agent, check, cut, info, init, jobs, key, restore, wal};
+use super::{agent, archive, check, cut, info, init, jobs, key, restore, wal};
 use crate::config::Settings;
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
@@ -13,6 +13,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     match &args.command {
         Command::Init(args) => init::run(args, config).await?,
         Command::Agent => agent::run(settings()?).await?,
+        Command::ArchivePush(args) => archive::push(&settings()?, args)?,
+        Command::ArchiveGet(args) => return archive::get(config, args).await,
         Command::Check(shown) => return check::run(&settings()?, shown).await,
         Command::Backup(args) => return jobs::backup(&settings()?, args).await,
         Command::Expire(args) => jobs::expire(&settings()?, args).await?,

@@ -128,6 +128,11 @@ pub const FIELDS: &[Field] = &[
         "How far they stand back for others who want the disk, as ionice(1) has it: \"idle\", or \"best-effort:0\" (first) to \"best-effort:7\" (last). Left out, as `nice` says. It matters only to disks with the scheduler BFQ.",
     ),
     field(
+        "archive.method",
+        Value("\"stream\""),
+        "How the WAL comes: \"stream\" from the replication slot, or \"push\" from pg_wal, where archive_command is `pitrus archive-push %p`. With \"push\" the slot is not used.",
+    ),
+    field(
         "archive.part_interval_ms",
         Value("1000"),
         "How often the unfinished WAL segment is sent, in milliseconds, 100 to 60000: about what the sudden death of a node can lose.",

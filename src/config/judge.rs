@@ -9,7 +9,7 @@ use croner::Cron;
 use super::Error;
 use super::raw::{self, Lines, OptionValue, Raw};
 use super::secret::Source;
-use super::settings::{Archive, Backup, Postgres, Schedule, Server, Settings, Value, Zone};
+use super::settings::{Archive, Backup, Method, Postgres, Schedule, Server, Settings, Value, Zone};
 use crate::backup::Pace;
 use crate::ids::ZoneName;
 
@@ -48,6 +48,7 @@ impl Judge<'_> {
             postgres: raw.postgres.map(|p| self.postgres(p)).transpose()?,
             backup: self.backup(raw.backup)?,
             archive: Archive {
+                method: self.method(raw.archive.method.as_deref())?,
                 part_interval: Duration::from_millis(
                     self.number("archive.part_interval_ms", raw.archive.part_interval_ms, 1000, 100, 60_000)?
                         .unsigned_abs(),
@@ -56,6 +57,18 @@ impl Judge<'_> {
             },
             retention_days: self.number("retention.days", raw.retention.days, 35, 1, 36_500)? as u32,
         })
+    }
+
+    fn method(&self, written: Option<&str>) -> Result<Method, Error> {
+        match written.unwrap_or("stream") {
+            "stream" => Ok(Method::Stream),
+            "push" => Ok(Method::Push),
+            other => Err(self.value(
+                "archive.method",
+                &format!("cannot be {other:?}"),
+                "write \"stream\", or \"push\" where archive_command is `pitrus archive-push %p`",
+            )),
+        }
     }
 
     fn postgres(&self, raw: raw::Postgres) -> Result<Postgres, Error> {

@@ -98,6 +98,7 @@ pub struct Backup {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Archive {
+    pub method: Option<String>,
     pub part_interval_ms: Option<i64>,
     pub level: Option<i64>,
 }

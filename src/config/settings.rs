@@ -119,8 +119,18 @@ pub struct Backup {
     pub pace: Pace,
 }
 
+/// How the WAL comes to the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// From the replication slot.
+    Stream,
+    /// From `pg_wal`; the server's `archive_command` waits for it.
+    Push,
+}
+
 #[derive(Clone, Debug)]
 pub struct Archive {
+    pub method: Method,
     pub part_interval: Duration,
     pub level: i32,
 }

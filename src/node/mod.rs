@@ -11,6 +11,7 @@ mod error;
 pub mod facts;
 mod options;
 pub mod pgdata;
+pub mod position;
 mod replication;
 pub mod report;
 mod session;

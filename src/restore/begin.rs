@@ -245,6 +245,7 @@ impl Judge<'_> {
         let Draft { node, ends, programs, ledger, .. } = draft;
         let target = &ledger.target;
         let needs = Needs {
+            segment_bytes: node.segment_bytes,
             parameters: node.parameters,
             private: sockets.clone(),
             port: target.port,

@@ -38,6 +38,8 @@ const CITUS_QUIET: [(&str, &str); 5] = [
 /// What the servers of one node need, at every stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Needs {
+    /// How long a segment of WAL is.
+    pub(super) segment_bytes: u32,
     /// The least with which recovery runs.
     pub(super) parameters: Parameters,
     /// The private socket folder.
@@ -92,6 +94,16 @@ impl Conf {
         )
     }
 
+    /// The defaults are of segments of 16 MiB, and the server refuses less than two segments; longer ones get what
+    /// initdb would write (`DEFAULT_MIN_WAL_SEGS`, `DEFAULT_MAX_WAL_SEGS`).
+    fn wal_sizes(&mut self, segment_bytes: u32) -> &mut Self {
+        let mib = u64::from(segment_bytes >> 20);
+        if mib > 16 {
+            self.set("min_wal_size", format!("{}MB", 5 * mib)).set("max_wal_size", format!("{}MB", 64 * mib));
+        }
+        self
+    }
+
     /// Nobody but us reaches it, and it reaches nobody.
     fn private(&mut self, needs: &Needs) -> &mut Self {
         self.set("listen_addresses", "");
@@ -112,7 +124,7 @@ fn quoted_list(path: &Path) -> String {
 
 pub(super) fn recovering(needs: &Needs, goal: &Goal) -> String {
     let mut conf = Conf::new("Written by pitrus: replay to the cut.");
-    conf.parameters(&needs.parameters).private(needs);
+    conf.parameters(&needs.parameters).wal_sizes(needs.segment_bytes).private(needs);
     conf.set("shared_preload_libraries", "").set("hot_standby", "off");
     conf.set("restore_command", &goal.restore_command);
     conf.set("recovery_target_timeline", goal.timeline);
@@ -125,7 +137,7 @@ pub(super) fn recovering(needs: &Needs, goal: &Goal) -> String {
 
 pub(super) fn checking(needs: &Needs) -> String {
     let mut conf = Conf::new("Written by pitrus: the first start with Citus, which may not act by itself.");
-    conf.parameters(&needs.parameters).private(needs);
+    conf.parameters(&needs.parameters).wal_sizes(needs.segment_bytes).private(needs);
     citus(&mut conf, needs);
     if needs.citus {
         for (name, value) in CITUS_QUIET {
@@ -138,7 +150,7 @@ pub(super) fn checking(needs: &Needs) -> String {
 pub(super) fn closed(needs: &Needs) -> String {
     let mut conf =
         Conf::new("Written by pitrus: defaults, except what recovery, Citus and this address need.");
-    conf.parameters(&needs.parameters);
+    conf.parameters(&needs.parameters).wal_sizes(needs.segment_bytes);
     conf.set("listen_addresses", &needs.listen).set("port", needs.port);
     if let Some(folder) = &needs.socket_dir {
         conf.set("unix_socket_directories", quoted_list(folder));
@@ -275,6 +287,7 @@ mod tests {
 
     fn needs() -> Needs {
         Needs {
+            segment_bytes: 64 << 20,
             parameters: Parameters { max_connections: 300, max_worker_processes: 4, ..DEFAULTS },
             private: "/tmp/p".into(),
             port: 5440,
@@ -298,6 +311,7 @@ mod tests {
             "archive_mode = 'off'",
             "max_connections = '300'",
             "max_worker_processes = '8'",
+            "min_wal_size = '320MB'",
             "restore_command = 'get ''x'' %f'",
             "recovery_target_lsn = '0/1000'",
             "recovery_target_inclusive = 'off'",

@@ -22,7 +22,7 @@ use crate::moment::Moment;
 use crate::retry::Backoff;
 
 /// Bytes of writes under way to one zone, at most, and the share that each write takes at least.
-const WRITES_BYTES_MAX: u64 = 256 << 20;
+const WRITES_BYTES_MAX: u64 = 64 << 20;
 const WRITES_AT_ONCE: u64 = 64;
 /// A permit stands for so many bytes.
 const UNIT_BYTES: u64 = 64 << 10;

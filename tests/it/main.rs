@@ -26,6 +26,7 @@ mod moments;
 mod node;
 mod plan;
 mod promoted;
+mod pushed;
 mod recorded;
 mod repair;
 mod restore;

@@ -3,6 +3,7 @@
 //! configuration → server → its data directory → clocks → zones and key. Nothing is changed, but for
 //! a probe object that each zone is asked to keep for a moment.
 
+mod archiving;
 mod host;
 mod line;
 mod server;
@@ -14,7 +15,7 @@ use super::args::Shown;
 use super::failure::{Failure, exit};
 use super::out;
 use crate::config::Settings;
-use crate::config::settings::Postgres;
+use crate::config::settings::{Method, Postgres};
 use crate::node::{Error, NodeFacts, Replication, Session};
 use line::{Lines, Verdict};
 
@@ -24,7 +25,7 @@ pub(super) async fn run(settings: &Settings, shown: &Shown) -> Result<ExitCode, 
     let mut lines = Lines::default();
     let about = format!("{}: node {node} of cluster {}", settings.path.display(), settings.cluster);
     lines.ok("configuration", about);
-    match check_server(&mut lines, postgres).await {
+    match check_server(&mut lines, postgres, settings.archive.method).await {
         Ok(Some((session, facts))) => {
             host::data_directory(&mut lines, &facts, &settings.cluster);
             let coordinator = settings.coordinator.as_ref();
@@ -44,7 +45,11 @@ pub(super) async fn run(settings: &Settings, shown: &Shown) -> Result<ExitCode, 
 
 /// Checks what can be asked over SQL. `None`: a version of which nothing more can be said, or a role
 /// that may not see enough.
-async fn check_server(lines: &mut Lines, postgres: &Postgres) -> Result<Option<(Session, NodeFacts)>, Error> {
+async fn check_server(
+    lines: &mut Lines,
+    postgres: &Postgres,
+    method: Method,
+) -> Result<Option<(Session, NodeFacts)>, Error> {
     let options = match postgres.server.options() {
         Ok(options) => options,
         Err(error) => {
@@ -66,6 +71,7 @@ async fn check_server(lines: &mut Lines, postgres: &Postgres) -> Result<Option<(
         state.citus = state.citus.or(Some(true));
     }
     server::judge(lines, &state, &postgres.slot);
+    archiving::check(lines, &session, method, &postgres.slot).await?;
     citus(lines, &facts);
     if state.may_replicate {
         match replication(&options).await {

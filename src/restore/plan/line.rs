@@ -185,21 +185,27 @@ impl<'a> Line<'a> {
         if let Some(index) = self.stored_index(number).await? {
             return Ok(index);
         }
-        let mut open = before.map(|index| index.open_at_end.clone());
+        let open_behind = |index: &WalIndex| (index.open_at_end.clone(), index.end);
+        let mut known = before.map(open_behind);
         let mut from = number;
-        while open.is_none() && from > self.first {
+        while known.is_none() && from > self.first {
             from -= 1;
-            open = self.stored_index(from).await?.map(|index| index.open_at_end);
-            if open.is_some() {
+            known = self.stored_index(from).await?.as_ref().map(open_behind);
+            if known.is_some() {
                 from += 1;
             }
         }
-        // Decoded on from `from`: records cross segments, and so does what is open.
-        let start = if before.is_some() { number } else { from };
-        let timeline = self.timeline_of(start).ok_or_else(|| self.gap(start))?;
+        // Decoded on from `from`: records cross segments, and so does what is open. After a switch no record
+        // begins before the next of the server's own segments.
+        let (open, reached) = known.unwrap_or((Open::default(), Lsn::INVALID));
+        let start = if before.is_some() { number } else { from }.max(self.number_of(reached));
+        let at = start.min(number);
+        let timeline = self.timeline_of(at).ok_or_else(|| self.gap(at))?;
         let mut builder =
-            IndexBuilder::new(timeline, self.own_bytes(), self.start_of(start), open.unwrap_or_default())
-                .every(self.bytes());
+            IndexBuilder::new(timeline, self.own_bytes(), self.start_of(at), open).every(self.bytes());
+        if start > number {
+            return Ok(WalIndex { end: reached, ..builder.tail() });
+        }
         let mut made = Vec::new();
         for at in start..=number.saturating_add(1).min(self.last) {
             let bytes = self.read(at).await?;

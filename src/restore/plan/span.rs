@@ -122,8 +122,13 @@ impl<'a> Span<'a> {
     /// Returns all events of a segment, and where the WAL goes on after its last record.
     pub(super) async fn events(&mut self, number: u64) -> Result<&(Vec<Event>, Lsn), Error> {
         if !self.events.contains_key(&number) {
-            let open = self.index(number).await?.open_at_start.clone();
-            let (mut events, end) = self.line.events(number, open).await?;
+            let next = self.start_of(number.saturating_add(1));
+            let index = self.index(number).await?;
+            // The rest of a segment that was switched away from holds no record, only zeros.
+            let is_rest = index.first_record.is_none() && index.end >= next;
+            let (open, end) = (index.open_at_start.clone(), index.end);
+            let (mut events, end) =
+                if is_rest { (Vec::new(), end) } else { self.line.events(number, open).await? };
             events.iter_mut().for_each(|event| shift(event, self.pretended));
             self.events.insert(number, (events, end));
         }
