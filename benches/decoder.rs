@@ -8,6 +8,8 @@
 //! the processor; of that process, the shortest of all runs by the clock.
 #![allow(clippy::unwrap_used)] // a bench that cannot read its input ends
 
+mod timing;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,8 +21,8 @@ use pitrus::wal::event::Open;
 use pitrus::wal::index::IndexBuilder;
 use pitrus::wal::scan::{EventScan, Found};
 use pitrus::wal::segment::Segment;
+use timing::{RUNS, median};
 
-const RUNS: usize = 9;
 /// What the archiver's stream gives at once, at most.
 const PIECE: usize = 128 << 10;
 
@@ -114,30 +116,6 @@ fn measure(wal: &Wal) {
         Some(time) => row("pg_waldump --stats", time),
         None => println!("  no pg_waldump that reads it"),
     }
-}
-
-/// Returns how long this thread has run, where the system tells: what else runs does not count then.
-fn busy() -> Option<Duration> {
-    let said = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    said.split(' ').next()?.parse().ok().map(Duration::from_nanos)
-}
-
-/// What is shorter is run several times together: the system counts in ticks.
-const SHORTEST: Duration = Duration::from_millis(50);
-
-fn median(mut run: impl FnMut()) -> Duration {
-    let began = Instant::now();
-    run();
-    let times = (SHORTEST.as_secs_f64() / began.elapsed().as_secs_f64()).ceil().max(1.0) as u32;
-    let mut all: Vec<Duration> = (0..RUNS)
-        .map(|_| {
-            let (began, then) = (Instant::now(), busy());
-            (0..times).for_each(|_| run());
-            busy().zip(then).map_or_else(|| began.elapsed(), |(now, then)| now - then) / times
-        })
-        .collect();
-    all.sort();
-    all[RUNS / 2]
 }
 
 /// Returns the number of records, and of bytes up to the end of the last.

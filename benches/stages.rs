@@ -6,16 +6,18 @@
 //! those of PITRUS_BENCH_DATA, a file. Figures are medians of the time on the processor.
 #![allow(clippy::unwrap_used)] // a bench that cannot read its input ends
 
+mod timing;
+
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use pitrus::manifest::backup::{Entry, Extent, Kind, read_line};
 use pitrus::pgfile::page::{PAGE_BYTES, checksum};
 use pitrus::seal::{CHUNK_BYTES, EpochKey, KeyRing, Sealer, Walk};
+use timing::median;
 
-const RUNS: usize = 7;
 const BYTES: usize = 64 << 20;
 
 fn main() {
@@ -136,30 +138,6 @@ fn manifest() {
 
 fn ratio(a: Duration, b: Duration) -> f64 {
     a.as_secs_f64() / b.as_secs_f64()
-}
-
-/// Returns how long this thread has run, where the system tells: what else runs does not count then.
-fn busy() -> Option<Duration> {
-    let said = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    said.split(' ').next()?.parse().ok().map(Duration::from_nanos)
-}
-
-/// What is shorter is run several times together: the system counts in ticks.
-const SHORTEST: Duration = Duration::from_millis(50);
-
-fn median(mut run: impl FnMut()) -> Duration {
-    let began = Instant::now();
-    run();
-    let times = (SHORTEST.as_secs_f64() / began.elapsed().as_secs_f64()).ceil().max(1.0) as u32;
-    let mut all: Vec<Duration> = (0..RUNS)
-        .map(|_| {
-            let (began, then) = (Instant::now(), busy());
-            (0..times).for_each(|_| run());
-            busy().zip(then).map_or_else(|| began.elapsed(), |(now, then)| now - then) / times
-        })
-        .collect();
-    all.sort();
-    all[RUNS / 2]
 }
 
 /// Makes pages of rows: a counter, words that repeat, digits that do not.
