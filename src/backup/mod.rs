@@ -54,6 +54,8 @@ use scan::{Found, Inventory};
 use scribe::{Scribe, Written};
 use worker::CONTROL_FILE;
 
+const SECOND_US: i64 = 1_000_000;
+
 /// How a backup is made.
 #[derive(Clone, Debug)]
 pub struct BackupOptions {
@@ -150,13 +152,16 @@ pub async fn run(
     let segment_start = flushed.segment_start(kept_segment_bytes(bracket.facts.segment_bytes));
     needed(&bracket, options, segment_start, flushed).wait(vault, options.wal_patience).await?;
 
-    let started_at = clock::now();
+    let before = vault.newest_backup(&options.node).await;
+    let before = before.map_err(|source| Error::Store { what: "the backup before".to_owned(), source })?;
+    let started_at = name_free_from(before.as_ref()).await;
     let job = Job {
         options,
         vault,
         bracket: &bracket,
         backup: BackupId::new(started_at, clock::random()),
         started_at,
+        before,
         next_pack: Arc::default(),
         progress,
     };
@@ -167,6 +172,19 @@ pub async fn run(
     outcome
 }
 
+/// Waits until a backup's name is behind that of the one before: names have seconds, and the newest is found by
+/// its name. Returns the time.
+async fn name_free_from(before: Option<&BackupId>) -> Moment {
+    let now = clock::now();
+    let taken = before.and_then(BackupId::start).map_or(0, |start| SECOND_US - now.micros_since(start));
+    // More than a second: its clock was ahead of ours, and would have us wait for as long.
+    if !(1..=SECOND_US).contains(&taken) {
+        return now;
+    }
+    tokio::time::sleep(Duration::from_micros(taken.unsigned_abs())).await;
+    clock::now()
+}
+
 /// One backup under way.
 struct Job<'a> {
     options: &'a BackupOptions,
@@ -174,6 +192,8 @@ struct Job<'a> {
     bracket: &'a Bracket<'a>,
     backup: BackupId,
     started_at: Moment,
+    /// The newest that there is.
+    before: Option<BackupId>,
     next_pack: Arc<AtomicU32>,
     progress: Arc<dyn Progress>,
 }
@@ -313,7 +333,8 @@ impl Job<'_> {
         }
         let from = Lsn(to.0.saturating_sub(1)).segment_start(kept_bytes);
         needed(self.bracket, self.options, from, to).wait(self.vault, wal_patience).await?;
-        let search = Search { vault: self.vault, head, rewrite_percent, paranoid };
+        let newest = self.before.as_ref();
+        let search = Search { vault: self.vault, head, newest, rewrite_percent, paranoid };
         Ok(match search.find().await? {
             Ok(prior) => (Some(Arc::new(prior)), None),
             Err(why) => {

@@ -79,6 +79,7 @@ pub(super) struct Search<'a> {
     pub(super) vault: &'a Vault,
     /// The head of the backup that is being made.
     pub(super) head: &'a Head,
+    pub(super) newest: Option<&'a BackupId>,
     /// How many per cent of all bytes may be written anew where packs have become sparse.
     pub(super) rewrite_percent: u8,
     pub(super) paranoid: bool,
@@ -99,9 +100,8 @@ impl Search<'_> {
 
     async fn search(&self) -> Result<Prior, No> {
         let node = &self.head.node;
-        let newest = self.vault.newest_backup(node).await?;
-        let newest = newest.ok_or_else(|| No::Because("there is no backup yet".to_owned()))?;
-        let mut prior = self.read(&newest).await?;
+        let newest = self.newest.ok_or_else(|| No::Because("there is no backup yet".to_owned()))?;
+        let mut prior = self.read(newest).await?;
         let packs = self.vault.list(&format!("nodes/{node}/packs")).await?;
         let sizes = packs.objects.iter().filter_map(|object| {
             match ObjectName::parse(self.vault.cluster(), &object.name)? {

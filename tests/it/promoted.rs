@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use pitrus::clock;
@@ -61,7 +61,7 @@ impl Lost {
         let copy = lost.copy()?;
         lost.load(1).await?;
         // The servers' own archives get whole segments only.
-        lost.scene.cluster.nodes[LOSER].run("postgres", "select pg_switch_wal()").await?;
+        copied(&lost.scene.cluster.nodes[LOSER]).await?;
         lost.scene.archived().await?;
         lost.promote(&copy).await?;
         // What the restore of a moment in the lost WAL may have to tell from what came after.
@@ -69,7 +69,7 @@ impl Lost {
         lost.load(2).await?;
         for node in &lost.scene.cluster.nodes {
             node.run("postgres", "checkpoint").await?;
-            node.run("postgres", "select pg_switch_wal()").await?;
+            copied(node).await?;
         }
         lost.scene.archived().await?;
         lost.books = lost.scene.bank.read(&lost.scene.cluster.nodes).await?;
@@ -194,6 +194,19 @@ async fn a_citus_worker_that_lost_wal_with_its_promotion() {
     if Kind::Citus.can_run("a_citus_worker_that_lost_wal_with_its_promotion") {
         around(Kind::Citus).await.unwrap();
     }
+}
+
+/// Ends a server's segment, and waits until its own archive has it too.
+async fn copied(node: &Server) -> anyhow::Result<()> {
+    let last =
+        node.value("postgres", "select pg_walfile_name(pg_switch_wal())").await?.context("a segment")?;
+    let done = format!("select last_archived_wal >= '{last}' from pg_stat_archiver");
+    let begun = Instant::now();
+    while node.value("postgres", &done).await?.as_deref() != Some("t") {
+        ensure!(begun.elapsed() < Duration::from_secs(120), "{last} is not archived");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 async fn around(kind: Kind) -> anyhow::Result<()> {
