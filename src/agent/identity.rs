@@ -13,12 +13,7 @@ const LEVEL: i32 = 3;
 /// Refuses a server that is not the one the vault knows under this node's name.
 pub(super) async fn admit(post: &Post, facts: &NodeFacts) -> Result<(), Error> {
     let name = ObjectName::Node { node: post.node.clone() };
-    let known: Option<NodeDoc> = match post.vault.get(&name).await {
-        Ok(bytes) => Some(manifest::from_bytes(&bytes)?),
-        Err(error) if error.is_not_found() => None,
-        Err(error) => return Err(error.into()),
-    };
-    let Some(known) = known else {
+    let Some(known) = post.vault.find(&name).await? else {
         let doc = NodeDoc {
             version: NodeDoc::VERSION,
             cluster: post.cluster.clone(),
@@ -33,6 +28,7 @@ pub(super) async fn admit(post: &Post, facts: &NodeFacts) -> Result<(), Error> {
         post.vault.put(&name, manifest::to_bytes(&doc).into(), LEVEL).await?;
         return Ok(());
     };
+    let known: NodeDoc = manifest::from_bytes(&known)?;
     if known.system_identifier != facts.system_identifier {
         let (known, found) = (known.system_identifier, facts.system_identifier.clone());
         return Err(Error::OtherServer { node: post.node.clone(), known, found });

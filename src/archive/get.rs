@@ -25,7 +25,7 @@ use crate::wal::segment::{Segment, parse_history_file_name};
 /// Writes the file that the server calls `name` to `target`; returns whether there is one.
 pub async fn get(vault: &Vault, node: &NodeName, name: &str, target: &Path) -> Result<bool, Error> {
     if let Some(timeline) = parse_history_file_name(name) {
-        let Some(text) = found(vault, &ObjectName::History { node: node.clone(), timeline }).await? else {
+        let Some(text) = vault.find(&ObjectName::History { node: node.clone(), timeline }).await? else {
             return Ok(false);
         };
         let file = Target::create(target)?;
@@ -37,14 +37,6 @@ pub async fn get(vault: &Vault, node: &NodeName, name: &str, target: &Path) -> R
     // Other files we never have.
     let Some(segment) = Segment::parse(name, doc.segment_bytes) else { return Ok(false) };
     Source { vault, node, own: doc.segment_bytes }.segment(segment, target).await
-}
-
-async fn found(vault: &Vault, name: &ObjectName) -> Result<Option<Bytes>, Error> {
-    match vault.get(name).await {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 struct Source<'a> {
@@ -100,7 +92,7 @@ impl Source<'_> {
             return Ok(None);
         }
         let name = ObjectName::History { node: self.node.clone(), timeline };
-        let Some(text) = found(self.vault, &name).await? else { return Ok(None) };
+        let Some(text) = self.vault.find(&name).await? else { return Ok(None) };
         let history = History::parse(timeline, &String::from_utf8_lossy(&text))?;
         let at = Lsn(number.saturating_mul(kept.into()));
         let ancestor = history.timeline_at(at);

@@ -8,12 +8,16 @@
 //! exits with 255, at which the server stops.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
@@ -61,10 +65,13 @@ impl Wanted {
     }
 }
 
+/// Parts of a file, with where they begin; between and behind them it is zeros.
+pub(super) type Pieces = BoxStream<'static, Result<(u64, Bytes), Error>>;
+
 /// Where WAL comes from.
 pub(super) trait Supply: Send + Sync + 'static {
-    /// Returns the whole file (a segment padded with zeros), or `None` where there is none.
-    fn file(&self, wanted: Wanted) -> impl Future<Output = Result<Option<Bytes>, Error>> + Send;
+    /// Returns what is in a file, in pieces of a length that memory bears; `None` where there is none.
+    fn file(&self, wanted: Wanted) -> impl Future<Output = Result<Option<Pieces>, Error>> + Send;
 }
 
 /// What a spool is given.
@@ -208,33 +215,46 @@ impl<S: Supply> Desk<S> {
         let (supply, options) = (Arc::clone(&self.supply), Arc::clone(&self.options));
         self.fetching.entry(wanted).or_insert_with(|| {
             Aborted(tokio::spawn(async move {
-                let Some(bytes) = supply.file(wanted).await? else { return Ok(None) };
-                let keep = tokio::task::spawn_blocking(move || keep(&options, wanted, &bytes));
-                keep.await.map_err(|_| Error::Lost("keeping WAL"))?.map(Some)
+                let Some(pieces) = supply.file(wanted).await? else { return Ok(None) };
+                keep(&options, wanted, pieces).await.map(Some)
             }))
         });
     }
 }
 
-fn keep(options: &SpoolOptions, wanted: Wanted, bytes: &[u8]) -> Result<PathBuf, Error> {
-    let name = match wanted {
-        Wanted::Segment(segment) => segment.file_name(options.segment_bytes),
-        Wanted::History(timeline) => history_file_name(timeline),
+async fn keep(options: &SpoolOptions, wanted: Wanted, mut pieces: Pieces) -> Result<PathBuf, Error> {
+    let (name, length) = match wanted {
+        Wanted::Segment(s) => (s.file_name(options.segment_bytes), Some(options.segment_bytes.into())),
+        Wanted::History(timeline) => (history_file_name(timeline), None),
     };
     let path = options.folder.join(&name);
     // Its own name while it is written: an earlier fetch of the same file may not have ended yet.
     let chance = u64::from_le_bytes(clock::random());
     let temporary = options.folder.join(format!("{name}.{chance:016x}"));
+    let file = Arc::new(File::create(&temporary).map_err(Error::file("make", &temporary))?);
+    while let Some((at, bytes)) = pieces.try_next().await? {
+        blocking(&file, &temporary, move |file| file.write_all_at(&bytes, at)).await?;
+    }
+    options.user.own(&temporary)?;
     // Durable here, ahead of recovery: the server syncs what it is given while it waits for it
     // (`KeepFileRestoredFromArchive`), and then finds little to do.
-    let written = std::fs::File::create(&temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_data()
-    });
-    written.map_err(Error::file("write", &temporary))?;
-    options.user.own(&temporary)?;
+    let end = move |file: &File| {
+        length.map_or(Ok(()), |length| file.set_len(length)).and_then(|()| file.sync_data())
+    };
+    blocking(&file, &temporary, end).await?;
     std::fs::rename(&temporary, &path).map_err(Error::file("write", &path))?;
     Ok(path)
+}
+
+/// Works on a file where it may take its time.
+async fn blocking(
+    file: &Arc<File>,
+    path: &Path,
+    work: impl FnOnce(&File) -> std::io::Result<()> + Send + 'static,
+) -> Result<(), Error> {
+    let file = Arc::clone(file);
+    let done = tokio::task::spawn_blocking(move || work(&file));
+    done.await.map_err(|_| Error::Lost("keeping WAL"))?.map_err(Error::file("write", path))
 }
 
 /// The other side, run by the server as `restore_command`: returns the exit code. `spool` is the private
@@ -301,14 +321,19 @@ pub(super) fn restore_command(program: &Path, private: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+
     use super::*;
 
     struct Three;
 
     impl Supply for Three {
-        async fn file(&self, wanted: Wanted) -> Result<Option<Bytes>, Error> {
+        async fn file(&self, wanted: Wanted) -> Result<Option<Pieces>, Error> {
+            let piece = |at: u64, n: u64| Ok((at, Bytes::from(vec![n as u8; 64])));
             match wanted {
-                Wanted::Segment(s) if s.number < 3 => Ok(Some(Bytes::from(vec![s.number as u8; 64]))),
+                Wanted::Segment(s) if s.number < 3 => {
+                    Ok(Some(futures::stream::iter([piece(0, s.number), piece(128, 7)]).boxed()))
+                }
                 Wanted::Segment(Segment { number: 9, .. }) => Err(Error::Lost("a test")),
                 _ => Ok(None),
             }
@@ -334,7 +359,9 @@ mod tests {
             async move { tokio::task::spawn_blocking(run).await.unwrap() }
         };
         assert_eq!(get("000000010000000000000001").await, GIVEN);
-        assert_eq!(std::fs::read(private.join("given")).unwrap(), vec![1; 64]);
+        let given = std::fs::read(private.join("given")).unwrap();
+        assert_eq!(given[..192], [[1; 64], [0; 64], [7; 64]].concat());
+        assert!(given.len() == 1 << 24 && given[192..].iter().all(|byte| *byte == 0));
         // Asked again, as recovery does at its end.
         assert_eq!(get("000000010000000000000001").await, GIVEN);
         assert_eq!(get("000000010000000000000003").await, ABSENT);

@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 
 use super::Error;
 use super::plan::{NodePlan, WalRange};
-use super::spool::{Supply, Wanted};
+use super::spool::{Pieces, Supply, Wanted};
 use crate::ids::{BackupId, NodeName};
 use crate::manifest::backup::{Ends, Pack};
 use crate::seal::ChunkPlace;
@@ -103,28 +103,27 @@ impl Store for Vault {
     }
 
     async fn history(&self, node: &NodeName, timeline: TimelineId) -> Result<Option<Bytes>, Error> {
-        match self.get(&ObjectName::History { node: node.clone(), timeline }).await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.find(&ObjectName::History { node: node.clone(), timeline }).await?)
     }
 }
 
 /// The WAL of one node, as far as its plan goes.
+#[derive(Clone)]
 pub(super) struct NodeWal<S> {
     store: S,
-    plan: NodePlan,
+    plan: Arc<NodePlan>,
+    /// Bytes in the vault's segments.
+    kept: u32,
 }
 
 impl<S: Store> NodeWal<S> {
     pub(super) fn new(store: S, plan: NodePlan) -> Self {
-        NodeWal { store, plan }
+        NodeWal { store, kept: kept_segment_bytes(plan.segment_bytes), plan: Arc::new(plan) }
     }
 
     /// Returns how many bytes of one of the vault's segments the plan counts on; `None` where it does not name it.
     fn planned(&self, Segment { timeline, number }: Segment) -> Option<u64> {
-        let full = u64::from(kept_segment_bytes(self.plan.segment_bytes));
+        let full = u64::from(self.kept);
         let fits = |r: &&WalRange| r.timeline == timeline && (r.first..=r.last).contains(&number);
         let range = self.plan.wal.iter().find(fits)?;
         Some(match number.cmp(&range.last) {
@@ -135,39 +134,44 @@ impl<S: Store> NodeWal<S> {
         })
     }
 
-    /// Returns one of the server's segments: where the vault keeps it in pieces, put together along the plan's
-    /// timelines. Before the plan's beginning recovery looks at the first page alone.
-    async fn segment(&self, segment: Segment) -> Result<Option<Bytes>, Error> {
-        let (full, kept) = (self.plan.segment_bytes, kept_segment_bytes(self.plan.segment_bytes));
-        if full == kept {
-            return self.kept(segment).await;
+    /// Returns one of the server's segments: where the vault keeps it in pieces, those of the plan's timelines.
+    /// Before the plan's beginning recovery looks at the first page alone.
+    async fn segment(&self, segment: Segment) -> Result<Option<Pieces>, Error> {
+        let full = self.plan.segment_bytes;
+        if full == self.kept {
+            return Ok(self.kept(segment).await?.map(one));
         }
-        let first = segment.start(full).segment(kept);
-        let last = segment.end(full).segment(kept) - 1;
+        let first = segment.start(full).segment(self.kept);
+        let last = segment.end(full).segment(self.kept) - 1;
         let reaches = |r: &&WalRange| r.timeline == segment.timeline && r.first <= last && r.last >= first;
-        let Some(range) = self.plan.wal.iter().find(reaches) else {
-            let begun = self.kept(Segment { number: first, ..segment }).await?;
-            return Ok(begun.map(|bytes| padded(&bytes, full as usize)));
-        };
-        let mut whole = Vec::with_capacity(full as usize);
-        for number in first..=last {
-            let holds = |r: &&WalRange| r.timeline <= range.timeline && (r.first..=r.last).contains(&number);
-            let piece = match self.plan.wal.iter().rev().find(holds) {
-                Some(r) => self.kept(Segment { timeline: r.timeline, number }).await?,
-                None if number == first => self.before(segment.timeline, number).await?,
-                None => self.kept(Segment { number, ..segment }).await?,
-            };
-            whole.extend_from_slice(&piece.unwrap_or_default());
-            whole.resize((number - first + 1) as usize * kept as usize, 0);
+        if !self.plan.wal.iter().any(|r| reaches(&r)) {
+            return Ok(self.kept(Segment { number: first, ..segment }).await?.map(one));
         }
-        Ok(Some(whole.into()))
+        let wal = self.clone();
+        let pieces = futures::stream::iter(first..=last).then(move |number| {
+            let wal = wal.clone();
+            async move {
+                let bytes = wal.piece(segment.timeline, number, number == first).await?;
+                Ok(((number - first) * u64::from(wal.kept), bytes.unwrap_or_default()))
+            }
+        });
+        Ok(Some(pieces.boxed()))
+    }
+
+    /// Returns the vault's segment that holds a part of a longer one on this timeline.
+    async fn piece(&self, timeline: TimelineId, number: u64, is_first: bool) -> Result<Option<Bytes>, Error> {
+        let holds = |r: &&WalRange| r.timeline <= timeline && (r.first..=r.last).contains(&number);
+        match self.plan.wal.iter().rev().find(holds) {
+            Some(range) => self.kept(Segment { timeline: range.timeline, number }).await,
+            None if is_first => self.before(timeline, number).await,
+            None => self.kept(Segment { timeline, number }).await,
+        }
     }
 
     /// Returns a segment of the vault that lies before the plan's WAL, of this timeline or an ancestor.
     async fn before(&self, timeline: TimelineId, number: u64) -> Result<Option<Bytes>, Error> {
         for timeline in (1..=timeline.0).rev().map(TimelineId) {
-            let kept = kept_segment_bytes(self.plan.segment_bytes);
-            let found = self.store.segment(&self.plan.node, Segment { timeline, number }, kept).await?;
+            let found = self.store.segment(&self.plan.node, Segment { timeline, number }, self.kept).await?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -175,14 +179,16 @@ impl<S: Store> NodeWal<S> {
         Ok(None)
     }
 
-    /// Returns one of the vault's segments, whole.
+    /// Returns one of the vault's segments, up to where the plan's WAL ends.
     async fn kept(&self, segment: Segment) -> Result<Option<Bytes>, Error> {
-        let (plan, kept) = (&self.plan, kept_segment_bytes(self.plan.segment_bytes));
         let Some(needed) = self.planned(segment) else { return self.beyond(segment).await };
-        let found = self.store.segment(&plan.node, segment, kept).await?;
+        let found = self.store.segment(&self.plan.node, segment, self.kept).await?;
         match found.filter(|bytes| bytes.len() as u64 >= needed) {
-            Some(bytes) => Ok(Some(whole(bytes, segment, plan))),
-            None => Err(Error::MissingWal { node: plan.node.clone(), segment: segment.file_name(kept) }),
+            Some(bytes) => Ok(Some(self.ended(bytes, segment))),
+            None => {
+                let (node, segment) = (self.plan.node.clone(), segment.file_name(self.kept));
+                Err(Error::MissingWal { node, segment })
+            }
         }
     }
 
@@ -194,13 +200,22 @@ impl<S: Store> NodeWal<S> {
         if plan.stop_before.is_none() || last != Some((segment.timeline, segment.number)) {
             return Ok(None);
         }
-        match self.store.segment(&plan.node, segment, kept_segment_bytes(plan.segment_bytes)).await {
-            Ok(found) => Ok(found.map(|bytes| whole(bytes, segment, plan))),
+        match self.store.segment(&plan.node, segment, self.kept).await {
+            Ok(found) => Ok(found.map(|bytes| self.ended(bytes, segment))),
             Err(error) => {
                 tracing::debug!(node = %plan.node, %error, "the segment after the planned ones is not read");
                 Ok(None)
             }
         }
+    }
+
+    /// Leaves out what was archived behind the end of the plan's WAL, where that is its end.
+    fn ended(&self, mut bytes: Bytes, segment: Segment) -> Bytes {
+        if self.plan.stop_before.is_none() {
+            let left = self.plan.wal_end.0.saturating_sub(segment.start(self.kept).0);
+            bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        }
+        bytes
     }
 
     /// Returns a history file of the plan's timeline or its ancestors. Newer ones are of no concern: the
@@ -213,32 +228,16 @@ impl<S: Store> NodeWal<S> {
     }
 }
 
-/// Fills a segment of the vault up with zeros: at the end of what is archived, or where the plan's WAL ends.
-fn whole(bytes: Bytes, segment: Segment, plan: &NodePlan) -> Bytes {
-    let kept = kept_segment_bytes(plan.segment_bytes);
-    let (full, start) = (kept as usize, segment.start(kept).0);
-    let mut valid = bytes.len().min(full);
-    if plan.stop_before.is_none() {
-        valid = valid.min(usize::try_from(plan.wal_end.0.saturating_sub(start)).unwrap_or(usize::MAX));
-    }
-    if valid == full && bytes.len() == full {
-        return bytes;
-    }
-    padded(bytes.get(..valid).unwrap_or_default(), full)
-}
-
-fn padded(bytes: &[u8], length: usize) -> Bytes {
-    let mut padded = Vec::with_capacity(length);
-    padded.extend_from_slice(bytes);
-    padded.resize(length, 0);
-    padded.into()
+/// A file that is one piece.
+fn one(bytes: Bytes) -> Pieces {
+    futures::stream::once(async { Ok((0, bytes)) }).boxed()
 }
 
 impl<S: Store> Supply for NodeWal<S> {
-    async fn file(&self, wanted: Wanted) -> Result<Option<Bytes>, Error> {
+    async fn file(&self, wanted: Wanted) -> Result<Option<Pieces>, Error> {
         match wanted {
             Wanted::Segment(segment) => self.segment(segment).await,
-            Wanted::History(timeline) => self.history(timeline).await,
+            Wanted::History(timeline) => Ok(self.history(timeline).await?.map(one)),
         }
     }
 }

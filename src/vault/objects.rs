@@ -120,6 +120,15 @@ impl Vault {
         .await
     }
 
+    /// Reads and opens an object; `None` where zones answer that there is none.
+    pub async fn find(&self, name: &ObjectName) -> Result<Option<Bytes>, Error> {
+        match self.get(name).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads an object as it is stored, after checking that every chunk of it opens.
     pub async fn get_sealed(&self, name: &ObjectName) -> Result<Bytes, Error> {
         let path = self.path(name);
