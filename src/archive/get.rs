@@ -6,14 +6,14 @@
 //! of the vault's segments, however long the server's are.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Error;
 use crate::clock;
+use crate::folio;
 use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::manifest;
@@ -28,7 +28,7 @@ pub async fn get(vault: &Vault, node: &NodeName, name: &str, target: &Path) -> R
         let Some(text) = vault.find(&ObjectName::History { node: node.clone(), timeline }).await? else {
             return Ok(false);
         };
-        let file = Target::create(target)?;
+        let mut file = Target::create(target)?;
         file.add(text).await?;
         return file.finish().await.map(|()| true);
     }
@@ -64,13 +64,13 @@ impl Source<'_> {
             }
             own |= timeline == segment.timeline;
             ended = !piece.complete;
-            let file = match &file {
+            let file = match &mut file {
                 Some(file) => file,
-                None => &*file.insert(Target::create(target)?),
+                None => file.insert(Target::create(target)?),
             };
             let padding = u64::from(kept) - piece.bytes.len() as u64;
             file.add(piece.bytes).await?;
-            file.skip(padding).await?;
+            file.skip(padding);
         }
         // What is wholly an ancestor's is asked for under the ancestor's name.
         let Some(file) = file.filter(|_| own) else { return Ok(false) };
@@ -106,7 +106,9 @@ impl Source<'_> {
 
 /// A file that gets its name when it is whole; until then it is gone when dropped.
 struct Target {
-    file: Arc<Mutex<File>>,
+    file: Arc<File>,
+    /// Where the next bytes go.
+    at: u64,
     temporary: PathBuf,
     path: PathBuf,
 }
@@ -119,28 +121,26 @@ impl Target {
         let temporary = PathBuf::from(temporary);
         let file =
             File::create_new(&temporary).map_err(|source| Error::File { path: temporary.clone(), source })?;
-        Ok(Target { file: Arc::new(Mutex::new(file)), temporary, path: path.to_owned() })
+        Ok(Target { file: Arc::new(file), at: 0, temporary, path: path.to_owned() })
     }
 
     async fn with(
         &self,
-        work: impl FnOnce(&mut File) -> std::io::Result<()> + Send + 'static,
+        work: impl FnOnce(&File) -> std::io::Result<()> + Send + 'static,
     ) -> Result<(), Error> {
         let (file, path) = (Arc::clone(&self.file), self.temporary.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            work(&mut file.lock().unwrap_or_else(PoisonError::into_inner))
-        });
+        let done = tokio::task::spawn_blocking(move || work(&file));
         done.await.map_err(|_| Error::Thread)?.map_err(|source| Error::File { path, source })
     }
 
-    async fn add(&self, bytes: Bytes) -> Result<(), Error> {
-        self.with(move |file| file.write_all(&bytes)).await
+    async fn add(&mut self, bytes: Bytes) -> Result<(), Error> {
+        let at = self.at;
+        self.at += bytes.len() as u64;
+        self.with(move |file| folio::write_all_at(file, &bytes, at)).await
     }
 
-    async fn skip(&self, bytes: u64) -> Result<(), Error> {
-        use std::io::{Seek, SeekFrom};
-        let by = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.with(move |file| file.seek(SeekFrom::Current(by)).map(drop)).await
+    fn skip(&mut self, bytes: u64) {
+        self.at += bytes;
     }
 
     /// What was skipped reads as zeros.

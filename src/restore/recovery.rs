@@ -16,6 +16,8 @@ use super::spool::{Spool, SpoolOptions, Supply, restore_command};
 const SPOOL: &str = "pitrus.spool";
 /// Segments fetched ahead: at 16 MiB each, bounded on disk and in memory.
 const AHEAD: u64 = 8;
+/// And how many at a time, each in memory: opening one keeps a core busy, and recovery needs one too.
+const AT_ONCE: usize = 2;
 /// And how many bytes, at most.
 const AHEAD_BYTES: u64 = 128 << 20;
 /// Recovery says in its log every ten seconds that it goes on (`log_startup_progress_interval`); a
@@ -54,6 +56,7 @@ pub(super) async fn replay<S: Supply>(replay: &Replay<'_>, supply: S) -> Result<
         user: instance.user.clone(),
         segment_bytes: replay.plan.segment_bytes,
         ahead: (AHEAD_BYTES / u64::from(replay.plan.segment_bytes).max(1)).min(AHEAD),
+        at_once: AT_ONCE,
     };
     let spool = Spool::open(options, supply)?;
     let mut server = instance.start().await?;

@@ -10,7 +10,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,12 +19,13 @@ use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::Error;
 use super::install::OsUser;
 use crate::clock;
+use crate::folio;
 use crate::timeline::TimelineId;
 use crate::wal::segment::{Segment, history_file_name, parse_history_file_name};
 
@@ -85,6 +85,8 @@ pub(super) struct SpoolOptions {
     pub(super) segment_bytes: u32,
     /// How many segments are fetched ahead.
     pub(super) ahead: u64,
+    /// How many of them at a time: each is in memory meanwhile.
+    pub(super) at_once: usize,
 }
 
 /// A running spool; it ends when dropped.
@@ -106,6 +108,7 @@ impl Spool {
         let (asked, fault) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
         let desk = Desk {
             supply: Arc::new(supply),
+            turns: Arc::new(Semaphore::new(options.at_once)),
             options: Arc::new(options),
             fetching: BTreeMap::new(),
             asked: Arc::clone(&asked),
@@ -147,6 +150,8 @@ type Fetch = JoinHandle<Result<Option<PathBuf>, Error>>;
 /// Serves requests one after the other, as recovery makes them.
 struct Desk<S> {
     supply: Arc<S>,
+    /// Given in the order in which they are asked for, which is recovery's.
+    turns: Arc<Semaphore>,
     options: Arc<SpoolOptions>,
     fetching: BTreeMap<Wanted, Aborted>,
     asked: Arc<AtomicU64>,
@@ -203,18 +208,20 @@ impl<S: Supply> Desk<S> {
         let next: Vec<Wanted> = next.collect();
         // Whoever jumps elsewhere no longer wants what was fetched ahead.
         self.fetching.retain(|known, _| next.contains(known));
+        self.begin(wanted);
         for ahead in next {
             self.begin(ahead);
         }
-        self.begin(wanted);
         let mut fetch = self.fetching.remove(&wanted).ok_or(Error::Lost("fetching WAL"))?;
         (&mut fetch.0).await.map_err(|_| Error::Lost("fetching WAL"))?
     }
 
     fn begin(&mut self, wanted: Wanted) {
         let (supply, options) = (Arc::clone(&self.supply), Arc::clone(&self.options));
+        let turns = Arc::clone(&self.turns);
         self.fetching.entry(wanted).or_insert_with(|| {
             Aborted(tokio::spawn(async move {
+                let _turn = turns.acquire().await.map_err(|_| Error::Lost("fetching WAL"))?;
                 let Some(pieces) = supply.file(wanted).await? else { return Ok(None) };
                 keep(&options, wanted, pieces).await.map(Some)
             }))
@@ -233,7 +240,7 @@ async fn keep(options: &SpoolOptions, wanted: Wanted, mut pieces: Pieces) -> Res
     let temporary = options.folder.join(format!("{name}.{chance:016x}"));
     let file = Arc::new(File::create(&temporary).map_err(Error::file("make", &temporary))?);
     while let Some((at, bytes)) = pieces.try_next().await? {
-        blocking(&file, &temporary, move |file| file.write_all_at(&bytes, at)).await?;
+        blocking(&file, &temporary, move |file| folio::write_all_at(file, &bytes, at)).await?;
     }
     options.user.own(&temporary)?;
     // Durable here, ahead of recovery: the server syncs what it is given while it waits for it
@@ -351,6 +358,7 @@ mod tests {
             user,
             segment_bytes: 1 << 24,
             ahead: 2,
+            at_once: 2,
         };
         let spool = Spool::open(options, Three).unwrap();
         let get = |name: &'static str| {

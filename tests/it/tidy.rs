@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors of `src/lib.rs`; a module names only lower ones, and on the first also its neighbours.
 const FLOORS: [&[&str]; 9] = [
-    &["lsn", "timeline", "ids", "moment", "class", "clock", "retry", "flow"],
+    &["lsn", "timeline", "ids", "moment", "class", "clock", "retry", "flow", "folio"],
     &["wal", "pgfile", "citus", "seal", "manifest"],
     &["cut", "skew", "retention"],
     &["zones", "node", "waldir"],

@@ -14,6 +14,7 @@ use rustix::fs::{Advice, fadvise};
 
 use super::ground::no_link;
 use super::window::{Chunk, File, Piece};
+use crate::folio;
 
 /// Open files, at most. A chunk is written through few of them, and big files come one after the other.
 const OPEN_MAX: usize = 64;
@@ -67,7 +68,7 @@ impl Files {
             let bytes = plain.get(from..from + piece.len as usize).unwrap_or_default();
             let written = self.open(file).and_then(|open| match file.is_new {
                 true => write_sparsely(&open, bytes, piece.file_at),
-                false => open.write_all_at(bytes, piece.file_at),
+                false => folio::write_all_at(&open, bytes, piece.file_at),
             });
             written.map_err(|error| (file.path.as_path(), error))?;
             self.begin_to_flush(file, piece);
@@ -119,12 +120,12 @@ fn write_sparsely(file: &fs::File, bytes: &[u8], at: u64) -> std::io::Result<()>
     let (mut begin, mut end) = (0, 0);
     for page in bytes.chunks(HOLE_BYTES) {
         if ZEROS.starts_with(page) {
-            file.write_all_at(bytes.get(begin..end).unwrap_or_default(), at + begin as u64)?;
+            folio::write_all_at(file, bytes.get(begin..end).unwrap_or_default(), at + begin as u64)?;
             begin = end + page.len();
         }
         end += page.len();
     }
-    file.write_all_at(bytes.get(begin..end).unwrap_or_default(), at + begin as u64)
+    folio::write_all_at(file, bytes.get(begin..end).unwrap_or_default(), at + begin as u64)
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ mod tests {
     }
 
     fn extent(pack: &str, chunk: u32, at: u64, offset: u32) -> Extent {
-        let pack = pack.to_owned();
+        let pack = pack.into();
         Extent { pack, chunk, at, sealed: 100, offset, len: 10, plain: 20, crc: 7 }
     }
 
