@@ -30,6 +30,8 @@ pub enum Fault {
     Store(#[source] object_store::Error),
     #[error("a folder could not be read or made durable")]
     Folder(#[source] std::io::Error),
+    #[error("an object could not be written")]
+    Write(#[source] std::io::Error),
     #[error("the work on it was stopped")]
     Stopped,
 }
@@ -54,7 +56,11 @@ impl Fault {
                 | Store::NotImplemented { .. }
                 | Store::InvalidPath { .. },
             ) => Class::Operator,
-            Fault::Folder(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Class::Operator,
+            Fault::Folder(error) | Fault::Write(error)
+                if error.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Class::Operator
+            }
             _ => Class::Transient,
         }
     }

@@ -21,7 +21,9 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
+use super::direct;
 use super::fault::Fault;
+use super::store::Created;
 use crate::clock;
 use crate::moment::Moment;
 
@@ -145,6 +147,12 @@ impl Folder {
             opened.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.clone());
         }
         Ok(opened.store)
+    }
+
+    /// Creates a large object; one that exists is left as it is. Blocks.
+    pub(super) fn create_large(&self, object: &str, bytes: &[u8]) -> Result<Created, Fault> {
+        self.prepare(object)?;
+        direct::create(&self.root.join(object), bytes).map_err(Fault::Write)
     }
 
     /// Makes an object durable that another writer put there: it may have died before its last sync. Blocks.

@@ -10,6 +10,7 @@
 //! remembered here and found again by comparing lists, so nothing but the zones need survive a crash.
 //! Bytes in flight to one zone are bounded. This module knows nothing of keys: it moves sealed bytes.
 
+mod direct;
 mod fault;
 mod folder;
 mod list;

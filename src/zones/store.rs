@@ -16,6 +16,7 @@ use object_store::{
 };
 use url::Url;
 
+use super::direct;
 use super::fault::{Error, Fault};
 use super::folder::{Folder, State};
 use super::options::ZoneOptions;
@@ -96,6 +97,12 @@ impl Store {
 
     /// Creates an object; one that exists is left as it is.
     pub(super) async fn create(&self, name: &str, bytes: Bytes) -> Result<Created, Fault> {
+        if let Place::Folder(folder) = &self.place
+            && bytes.len() >= direct::LEAST_BYTES
+        {
+            let (folder, name) = (folder.clone(), name.to_owned());
+            return blocking(move || folder.create_large(&name, &bytes)).await;
+        }
         match self.put(name, bytes, PutMode::Create).await {
             Ok(()) => Ok(Created::New),
             Err(Fault::Store(
