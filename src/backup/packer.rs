@@ -59,9 +59,9 @@ struct Bundled {
 }
 
 /// A chunk in a pack.
-#[derive(Clone, Copy)]
 pub(super) struct Sealed {
-    pack: u32,
+    /// The pack's name, which all its extents share.
+    pack: Arc<str>,
     place: ChunkPlace,
     plain: u32,
     crc: u32,
@@ -69,11 +69,11 @@ pub(super) struct Sealed {
 
 impl Sealed {
     /// Names some of its bytes.
-    pub(super) fn extent(self, offset: usize, length: usize) -> Extent {
-        let Sealed { pack, place, plain, crc } = self;
+    pub(super) fn extent(&self, offset: usize, length: usize) -> Extent {
+        let Sealed { ref pack, place, plain, crc } = *self;
         let ChunkPlace { at, sealed, index: chunk } = place;
         Extent {
-            pack: pack.to_string(),
+            pack: Arc::clone(pack),
             chunk,
             at,
             sealed,
@@ -135,10 +135,9 @@ impl<'a> Packer<'a> {
             let sealed = self.seal(bundle.get(..self.filled).unwrap_or_default())?;
             (self.bundle, self.filled) = (bundle, 0);
             for Bundled { file, at, offset, length } in std::mem::take(&mut self.bundled) {
-                let extent = sealed.extent(offset, length);
-                self.files.get_mut(file).into_iter().for_each(|file| {
-                    file.pieces.push(Piece { at, extent: extent.clone() });
-                });
+                if let Some(file) = self.files.get_mut(file) {
+                    file.pieces.push(Piece { at, extent: sealed.extent(offset, length) });
+                }
             }
         }
         for file in std::mem::take(&mut self.files) {
@@ -166,8 +165,8 @@ impl<'a> Packer<'a> {
             }
         };
         let place = pack.sealer.chunk(plain, false).map_err(|source| Error::Seal { source })?;
-        let sealed =
-            Sealed { pack: pack.number, place, plain: short(plain.len()), crc: crc32fast::hash(plain) };
+        let name = pack.number.to_string().into();
+        let sealed = Sealed { pack: name, place, plain: short(plain.len()), crc: crc32fast::hash(plain) };
         let length = pack.sealer.len();
         self.pack = Some(pack);
         if length >= shared.pack_bytes {

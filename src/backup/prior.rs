@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -47,6 +48,8 @@ pub(super) struct Prior {
     files: HashMap<Box<str>, PriorFile>,
     tape: Tape,
     packs: Vec<Pack>,
+    /// As the new manifest names them.
+    names: Vec<Arc<str>>,
     /// Of `packs`: those that are to be written anew.
     unfit: HashSet<u32>,
     /// Files with damaged pages.
@@ -253,6 +256,7 @@ impl Reading {
             files: HashMap::new(),
             tape: Tape::default(),
             packs: Vec::new(),
+            names: Vec::new(),
             unfit: HashSet::new(),
             damaged: HashSet::new(),
             changes: Changes::default(),
@@ -309,6 +313,7 @@ impl Reading {
             return Ok(*number);
         }
         let number = u32::try_from(self.prior.packs.len()).unwrap_or(u32::MAX);
+        self.prior.names.push(pack.name(&self.prior.own).into());
         self.prior.packs.push(pack.clone());
         self.numbers.insert(pack, number);
         Ok(number)
@@ -371,7 +376,7 @@ impl Prior {
     /// Returns an extent as the manifest of the new backup names it.
     fn extent(&self, extent: PriorExtent) -> Option<Extent> {
         let PriorExtent { pack, place, offset, len, plain, crc } = extent;
-        let pack = self.packs.get(pack as usize)?.name(&self.own);
+        let pack = Arc::clone(self.names.get(pack as usize)?);
         let ChunkPlace { at, sealed, index: chunk } = place;
         Some(Extent { pack, chunk, at, sealed, offset, len, plain, crc })
     }

@@ -291,7 +291,7 @@ mod tests {
     }
 
     fn extent(len: u32) -> Extent {
-        Extent { pack: "1".to_owned(), chunk: 0, at: 0, sealed: 9, offset: 0, len, plain: len, crc: 0 }
+        Extent { pack: "1".into(), chunk: 0, at: 0, sealed: 9, offset: 0, len, plain: len, crc: 0 }
     }
 
     fn units(queue: &mut Queue) -> Vec<Unit> {
@@ -334,7 +334,7 @@ mod tests {
         for Part { file, ranges, .. } in parts.into_iter().rev() {
             let piece = |range: &ops::Range<u64>| Piece {
                 at: range.start,
-                extent: Extent { pack: "2".to_owned(), ..extent((range.end - range.start) as u32) },
+                extent: Extent { pack: "2".into(), ..extent((range.end - range.start) as u32) },
             };
             entries.extend(file.finish(ranges.iter().map(piece).collect(), size).unwrap());
         }
@@ -342,7 +342,7 @@ mod tests {
             panic!("{entries:?}")
         };
         assert_eq!(*whole, size);
-        let new = extents.iter().filter(|extent| extent.pack == "2").map(|extent| u64::from(extent.len));
+        let new = extents.iter().filter(|extent| &*extent.pack == "2").map(|extent| u64::from(extent.len));
         assert_eq!(new.sum::<u64>(), 2 * RANGE_BYTES + 2 * page);
     }
 

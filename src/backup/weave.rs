@@ -126,6 +126,8 @@ impl Older<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -134,7 +136,7 @@ mod tests {
     /// Whole chunks of so many pages, of pack `pack`.
     fn chunks(pack: &str, pages: &[u32]) -> Vec<Extent> {
         let chunk = |(number, pages): (usize, &u32)| Extent {
-            pack: pack.to_owned(),
+            pack: pack.into(),
             chunk: number as u32,
             at: 0,
             sealed: 9,
@@ -147,7 +149,7 @@ mod tests {
     }
 
     /// Where each page of a file comes from.
-    fn pages(extents: &[Extent]) -> Vec<(String, u32, u32)> {
+    fn pages(extents: &[Extent]) -> Vec<(Arc<str>, u32, u32)> {
         let of = |e: &Extent| {
             let (pack, chunk, offset) = (e.pack.clone(), e.chunk, e.offset);
             (0..e.len)
@@ -188,7 +190,7 @@ mod tests {
                 let kept = number < known && number < limit && !stale.contains(&number)
                     && before[block].1 != unfit;
                 prop_assert!(!(whole && kept));
-                let want = if kept { before[block].clone() } else { ("new".to_owned(), number, 0) };
+                let want = if kept { before[block].clone() } else { ("new".into(), number, 0) };
                 prop_assert_eq!(found, want, "block {}", block);
             }
         }

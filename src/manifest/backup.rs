@@ -10,6 +10,8 @@ mod writer;
 pub use reader::{Ends, ManifestReader, read_line};
 pub use writer::ManifestWriter;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Error;
@@ -92,7 +94,7 @@ pub enum Kind {
 pub struct Extent {
     /// The pack: `<backup>/<number>`; only the number where the backup is this manifest's own.
     #[serde(rename = "p")]
-    pub pack: String,
+    pub pack: Arc<str>,
     /// Number of the chunk in its pack, from 0.
     #[serde(rename = "c")]
     pub chunk: u32,

@@ -139,7 +139,7 @@ pub(crate) async fn put_backup(vault: &Vault, backup: &str, pack_of: &str, from:
     }))
     .unwrap();
     let extent = Extent {
-        pack: format!("{pack_of}/0"),
+        pack: format!("{pack_of}/0").into(),
         chunk: 0,
         at: 120,
         sealed: 10,

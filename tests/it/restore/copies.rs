@@ -149,7 +149,7 @@ pub(super) fn archive(world: &Folder, name: &str) -> PathBuf {
 
 fn extents(number: usize, bytes: &[u8]) -> Vec<Extent> {
     let extent = |(chunk, bytes): (usize, &[u8])| Extent {
-        pack: number.to_string(),
+        pack: number.to_string().into(),
         chunk: chunk as u32,
         at: (chunk * CHUNK) as u64,
         sealed: bytes.len() as u32,
