@@ -44,7 +44,8 @@ impl Archiver {
 
     async fn until(&mut self, what: &str, reached: impl Fn(&Status) -> bool) -> Status {
         let wait = async { self.status.wait_for(|s| reached(s)).await.map(|status| status.clone()) };
-        match tokio::time::timeout(Duration::from_secs(30), wait).await {
+        // A zone that has failed for a while is asked again only every now and then.
+        match tokio::time::timeout(Duration::from_secs(120), wait).await {
             Ok(status) => status.unwrap(),
             Err(_) => panic!("{what}: {:?}", *self.status.borrow()),
         }
