@@ -95,7 +95,7 @@ async fn naive_order_does_harm(scene: &Scene) -> anyhow::Result<()> {
     naive.run(DATABASE, "select 1").await?;
     proof::eventually(
         "the naive copy settles the source's transaction",
-        Duration::from_secs(30),
+        Duration::from_secs(90),
         async || Ok(prepared(scene).await? == 0),
     )
     .await?;
@@ -144,7 +144,7 @@ impl Held {
              commit"
         );
         let commit = tokio::spawn(async move { client.batch_execute(&sql).await });
-        proof::eventually("worker 1 has prepared", Duration::from_secs(20), async || {
+        proof::eventually("worker 1 has prepared", Duration::from_secs(90), async || {
             Ok(prepared(scene).await? == 1)
         })
         .await?;

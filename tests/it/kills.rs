@@ -68,7 +68,7 @@ async fn a_restore_that_is_interrupted_ends_and_goes_on() {
         assert_eq!(status.code(), Some(2), "{said}");
         assert!(said.contains("run the same restore again"), "{said}");
         let quiet = async || Ok(!started("postmaster.pid"));
-        proof::eventually("servers that stop", Duration::from_secs(30), quiet).await.unwrap();
+        proof::eventually("servers that stop", Duration::from_secs(90), quiet).await.unwrap();
     }
     scene.protected.pitrus.run(&arguments).await.unwrap().ok().unwrap();
     scene.proved(&landing, &truth, target, MARGIN_US).await.unwrap();

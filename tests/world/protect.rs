@@ -71,13 +71,13 @@ impl Running {
     /// SIGTERM, and waits for the end.
     pub async fn stop(mut self) -> anyhow::Result<ExitStatus> {
         send(&self.child, Signal::TERM)?;
-        self.end(Duration::from_secs(30)).await
+        self.end(Duration::from_secs(90)).await
     }
 
     /// SIGINT, as a terminal sends it, and waits for the end.
     pub async fn interrupt(mut self) -> anyhow::Result<(ExitStatus, String)> {
         send(&self.child, Signal::INT)?;
-        let status = self.end(Duration::from_secs(30)).await?;
+        let status = self.end(Duration::from_secs(90)).await?;
         Ok((status, self.log_text()))
     }
 
@@ -103,7 +103,7 @@ impl Drop for Running {
         let _ = send(&self.child, Signal::TERM);
         let began = Instant::now();
         while self.is_running() {
-            if began.elapsed() > Duration::from_secs(15) {
+            if began.elapsed() > Duration::from_secs(60) {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
             }

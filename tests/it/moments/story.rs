@@ -124,7 +124,7 @@ async fn crash(scene: &mut Scene, node: usize) -> anyhow::Result<()> {
 
 /// Lets every node finish what was left prepared, until nothing is.
 async fn recover(scene: &Scene) -> anyhow::Result<()> {
-    proof::eventually("prepared transactions end", Duration::from_secs(30), async || {
+    proof::eventually("prepared transactions end", Duration::from_secs(90), async || {
         for node in &scene.cluster.nodes {
             node.value(DATABASE, "select recover_prepared_transactions()").await?;
         }

@@ -68,7 +68,7 @@ async fn a_commit_under_way_on_the_source_is_left_alone() {
     let commit = tokio::spawn(async move { client.batch_execute(&transfer).await });
     let worker = &cluster.nodes[1];
     let waited = async || Ok(held(worker).await.is_some());
-    proof::eventually("a held commit", Duration::from_secs(20), waited).await.unwrap();
+    proof::eventually("a held commit", Duration::from_secs(90), waited).await.unwrap();
     let (under_way, calls) = (held(worker).await, callers(&cluster));
 
     let names: Vec<String> = NODES.map(str::to_owned).to_vec();

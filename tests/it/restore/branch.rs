@@ -31,7 +31,7 @@ async fn a_promoted_source_is_followed() {
     server.start().unwrap();
     let promoted =
         async || Ok(server.value("postgres", "select pg_is_in_recovery()").await?.as_deref() == Some("f"));
-    proof::eventually("the promotion", std::time::Duration::from_secs(20), promoted).await.unwrap();
+    proof::eventually("the promotion", std::time::Duration::from_secs(90), promoted).await.unwrap();
     server.run("postgres", "insert into seen values (20)").await.unwrap();
     let inside = commit(&server).await;
     let stop = lsn(&server).await;
@@ -39,7 +39,7 @@ async fn a_promoted_source_is_followed() {
     server.run("postgres", "select pg_switch_wal()").await.unwrap();
     let last = pitrus::wal::segment::Segment::of(TimelineId(2), stop, SEGMENT).file_name(SEGMENT);
     let there = async || Ok(kept.join(&last).exists());
-    proof::eventually("archived WAL", std::time::Duration::from_secs(20), there).await.unwrap();
+    proof::eventually("archived WAL", std::time::Duration::from_secs(90), there).await.unwrap();
     server.stop(Stop::Immediate).unwrap();
 
     let history = std::fs::read_to_string(kept.join("00000002.history")).unwrap();

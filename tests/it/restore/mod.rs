@@ -155,7 +155,7 @@ async fn lsn(server: &Server) -> Lsn {
 async fn archived(server: &Server, folder: &Folder, least: &Lsn) {
     let name = pitrus::wal::segment::Segment::of(TimelineId(1), *least, SEGMENT).file_name(SEGMENT);
     let last = archive(folder, &server.name).join(name);
-    proof::eventually("archived WAL", Duration::from_secs(20), async || Ok(last.exists())).await.unwrap();
+    proof::eventually("archived WAL", Duration::from_secs(90), async || Ok(last.exists())).await.unwrap();
 }
 
 fn node_plan(
