@@ -1,9 +1,8 @@
 //! A zone that is a folder of this machine.
 //!
-//! object_store's local store writes a temporary file, syncs it, links it to its name and syncs the
-//! folder (`with_fsync`). What it leaves to us: folders it finds are taken to be durable, though the
-//! process that made them may have died before it synced them, and two writers may race past each
-//! other there. So the first write into a folder by this process makes it, and all above it up to the
+//! object_store's local store reads, lists and deletes. Writing is ours (`file`): it would make any folder that is
+//! missing, the zone's own too, and takes those that it finds to be durable, though the process that made them may have
+//! died before it synced them. So the first write into a folder by this process makes it, and all above it up to the
 //! zone's, and syncs them.
 //!
 //! A zone's own folder is never made, and only one that bears the file [`MARK`] is written to or
@@ -21,8 +20,8 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
-use super::direct;
 use super::fault::Fault;
+use super::file;
 use super::store::Created;
 use crate::clock;
 use crate::moment::Moment;
@@ -125,8 +124,8 @@ impl Folder {
         }
     }
 
-    /// Returns the store, for writing an object: its folders are made, and made durable. Blocks.
-    pub(super) fn prepare(&self, object: &str) -> Result<Arc<dyn ObjectStore>, Fault> {
+    /// Makes the folders of an object, durably. Blocks.
+    fn prepare(&self, object: &str) -> Result<(), Fault> {
         let opened = self.open()?;
         self.vouch()?;
         let mut folder = self.root.clone();
@@ -146,13 +145,19 @@ impl Folder {
             sync_folder(&parent).map_err(Fault::Folder)?;
             opened.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.clone());
         }
-        Ok(opened.store)
+        Ok(())
     }
 
-    /// Creates a large object; one that exists is left as it is. Blocks.
-    pub(super) fn create_large(&self, object: &str, bytes: &[u8]) -> Result<Created, Fault> {
+    /// Creates an object; one that exists is left as it is. Blocks.
+    pub(super) fn create(&self, object: &str, bytes: &[u8]) -> Result<Created, Fault> {
         self.prepare(object)?;
-        direct::create(&self.root.join(object), bytes).map_err(Fault::Write)
+        file::create(&self.root.join(object), bytes).map_err(Fault::Write)
+    }
+
+    /// Puts an object in place of what is there. Blocks.
+    pub(super) fn replace(&self, object: &str, bytes: &[u8]) -> Result<(), Fault> {
+        self.prepare(object)?;
+        file::replace(&self.root.join(object), bytes).map_err(Fault::Write)
     }
 
     /// Makes an object durable that another writer put there: it may have died before its last sync. Blocks.

@@ -10,8 +10,8 @@
 //! remembered here and found again by comparing lists, so nothing but the zones need survive a crash.
 //! Bytes in flight to one zone are bounded. This module knows nothing of keys: it moves sealed bytes.
 
-mod direct;
 mod fault;
+mod file;
 mod folder;
 mod list;
 mod mend;

@@ -12,11 +12,10 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 use object_store::{
     ClientOptions, GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions, RetryConfig,
+    RetryConfig,
 };
 use url::Url;
 
-use super::direct;
 use super::fault::{Error, Fault};
 use super::folder::{Folder, State};
 use super::options::ZoneOptions;
@@ -97,36 +96,33 @@ impl Store {
 
     /// Creates an object; one that exists is left as it is.
     pub(super) async fn create(&self, name: &str, bytes: Bytes) -> Result<Created, Fault> {
-        if let Place::Folder(folder) = &self.place
-            && bytes.len() >= direct::LEAST_BYTES
-        {
-            let (folder, name) = (folder.clone(), name.to_owned());
-            return blocking(move || folder.create_large(&name, &bytes)).await;
-        }
-        match self.put(name, bytes, PutMode::Create).await {
-            Ok(()) => Ok(Created::New),
-            Err(Fault::Store(
-                object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. },
-            )) => Ok(Created::Exists),
-            Err(fault) => Err(fault),
+        let store = match &self.place {
+            Place::Remote(store) => store,
+            Place::Folder(folder) => {
+                let (folder, name) = (folder.clone(), name.to_owned());
+                return blocking(move || folder.create(&name, &bytes)).await;
+            }
+        };
+        match store.put_opts(&self.path(name), bytes.into(), PutMode::Create.into()).await {
+            Ok(_) => Ok(Created::New),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(Created::Exists)
+            }
+            Err(error) => Err(Fault::store(error)),
         }
     }
 
     /// Puts an object in place of what is there.
     pub(super) async fn replace(&self, name: &str, bytes: Bytes) -> Result<(), Fault> {
-        self.put(name, bytes, PutMode::Overwrite).await
-    }
-
-    async fn put(&self, name: &str, bytes: Bytes, mode: PutMode) -> Result<(), Fault> {
-        let store = match &self.place {
-            Place::Remote(store) => store.clone(),
+        match &self.place {
+            Place::Remote(store) => {
+                store.put(&self.path(name), bytes.into()).await.map(drop).map_err(Fault::store)
+            }
             Place::Folder(folder) => {
                 let (folder, name) = (folder.clone(), name.to_owned());
-                blocking(move || folder.prepare(&name)).await?
+                blocking(move || folder.replace(&name, &bytes)).await
             }
-        };
-        let options = PutOptions { mode, ..PutOptions::default() };
-        store.put_opts(&self.path(name), bytes.into(), options).await.map(drop).map_err(Fault::store)
+        }
     }
 
     /// Deletes temporary files that crashed writers left; returns how many.

@@ -1,9 +1,10 @@
-//! Writes a large object of a folder zone past the page cache. Written through it, what nobody reads soon would push
-//! out what the server on the same machine reads all the time; and here the disk works from the first piece on.
+//! Writes the file of an object in a zone that is a folder.
 //!
-//! temporary file (`name#1`) -> aligned pieces, what is left over the ordinary way -> sync -> link -> sync the folder
+//! temporary file (`name#1`) -> sync -> link or rename -> sync the folder
 //!
-//! As object_store's local store does it for all others. A file system that takes no direct writes gets ordinary ones.
+//! No folder is ever made here: where a disk was unmounted a moment ago, the write fails rather than fill the disk below.
+//! Large files go past the page cache, where their copies would push out what the server on the same machine reads all the
+//! time; a file system that takes no direct writes gets ordinary ones.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,17 +16,16 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use super::store::Created;
 use crate::folio;
 
-/// Smaller objects are not worth it.
-pub(super) const LEAST_BYTES: usize = 1 << 20;
+/// Shorter files are not worth a direct write.
+const DIRECT_BYTES_MIN: usize = 1 << 20;
 /// What direct writes must be multiples of, in memory and in the file; no disk asks for more.
 const ALIGNMENT: usize = 4096;
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Creates the file, durably; one that exists is left as it is. Its folder is there, and durable. Blocks.
 pub(super) fn create(path: &Path, bytes: &[u8]) -> io::Result<Created> {
-    let (staged, file) = stage(path)?;
-    let linked =
-        write(&file, bytes).and_then(|()| file.sync_all()).and_then(|()| fs::hard_link(&staged, path));
+    let staged = stage(path, bytes)?;
+    let linked = fs::hard_link(&staged, path);
     let removed = fs::remove_file(&staged);
     match linked {
         Ok(()) => {}
@@ -33,12 +33,38 @@ pub(super) fn create(path: &Path, bytes: &[u8]) -> io::Result<Created> {
         Err(error) => return Err(error),
     }
     removed?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
+    sync_parent(path)?;
     Ok(Created::New)
 }
 
-/// Makes a temporary file beside `path`, of a name that object_store would give it.
-fn stage(path: &Path) -> io::Result<(PathBuf, File)> {
+/// Puts a file in place of what is there, durably. Blocks.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let staged = stage(path, bytes)?;
+    if let Err(error) = fs::rename(&staged, path) {
+        let _ = fs::remove_file(&staged);
+        return Err(error);
+    }
+    sync_parent(path)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// Writes a temporary file beside `path`, and waits until it is on disk.
+fn stage(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
+    let (staged, file) = temporary(path)?;
+    match write(&file, bytes).and_then(|()| file.sync_all()) {
+        Ok(()) => Ok(staged),
+        Err(error) => {
+            let _ = fs::remove_file(&staged);
+            Err(error)
+        }
+    }
+}
+
+/// Makes a temporary file beside `path`, of a name that is no object's.
+fn temporary(path: &Path) -> io::Result<(PathBuf, File)> {
     for number in 1_u32.. {
         let mut staged = path.as_os_str().to_owned();
         staged.push(format!("#{number}"));
@@ -54,7 +80,7 @@ fn stage(path: &Path) -> io::Result<(PathBuf, File)> {
 fn write(file: &File, bytes: &[u8]) -> io::Result<()> {
     let flags = fcntl_getfl(file)?;
     let mut done = 0;
-    if fcntl_setfl(file, flags | OFlags::DIRECT).is_ok() {
+    if bytes.len() >= DIRECT_BYTES_MIN && fcntl_setfl(file, flags | OFlags::DIRECT).is_ok() {
         done = write_direct(file, bytes)?;
         fcntl_setfl(file, flags)?;
     }
@@ -97,10 +123,14 @@ mod tests {
             assert!(fs::read(&path).unwrap() == all[..length], "{length}");
             assert_eq!(create(&path, b"other").unwrap(), Created::Exists);
             assert!(fs::read(&path).unwrap() == all[..length], "{length}");
+            replace(&path, &all[..length / 2]).unwrap();
+            assert!(fs::read(&path).unwrap() == all[..length / 2], "{length}");
         }
         let names = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(names, 18, "each object, and the other writer's file");
         let nowhere = folder.path().join("nowhere/object");
         assert_eq!(create(&nowhere, b"x").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(replace(&nowhere, b"x").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!nowhere.parent().unwrap().exists());
     }
 }
