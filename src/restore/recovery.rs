@@ -17,7 +17,7 @@ const SPOOL: &str = "pitrus.spool";
 /// Segments fetched ahead: at 16 MiB each, bounded on disk and in memory.
 const AHEAD: u64 = 8;
 /// And how many at a time, each in memory: opening one keeps a core busy, and recovery needs one too.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 3;
 /// And how many bytes, at most.
 const AHEAD_BYTES: u64 = 128 << 20;
 /// Recovery says in its log every ten seconds that it goes on (`log_startup_progress_interval`); a

@@ -19,7 +19,7 @@ use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::Error;
@@ -221,15 +221,21 @@ impl<S: Supply> Desk<S> {
         let turns = Arc::clone(&self.turns);
         self.fetching.entry(wanted).or_insert_with(|| {
             Aborted(tokio::spawn(async move {
-                let _turn = turns.acquire().await.map_err(|_| Error::Lost("fetching WAL"))?;
+                let turn = turns.acquire_owned().await.map_err(|_| Error::Lost("fetching WAL"))?;
                 let Some(pieces) = supply.file(wanted).await? else { return Ok(None) };
-                keep(&options, wanted, pieces).await.map(Some)
+                keep(&options, wanted, pieces, turn).await.map(Some)
             }))
         });
     }
 }
 
-async fn keep(options: &SpoolOptions, wanted: Wanted, mut pieces: Pieces) -> Result<PathBuf, Error> {
+/// Writes a file of the spool. `turn` is held as long as bytes of it are in memory.
+async fn keep(
+    options: &SpoolOptions,
+    wanted: Wanted,
+    mut pieces: Pieces,
+    turn: OwnedSemaphorePermit,
+) -> Result<PathBuf, Error> {
     let (name, length) = match wanted {
         Wanted::Segment(s) => (s.file_name(options.segment_bytes), Some(options.segment_bytes.into())),
         Wanted::History(timeline) => (history_file_name(timeline), None),
@@ -242,6 +248,8 @@ async fn keep(options: &SpoolOptions, wanted: Wanted, mut pieces: Pieces) -> Res
     while let Some((at, bytes)) = pieces.try_next().await? {
         blocking(&file, &temporary, move |file| folio::write_all_at(file, &bytes, at)).await?;
     }
+    drop(pieces);
+    drop(turn);
     options.user.own(&temporary)?;
     // Durable here, ahead of recovery: the server syncs what it is given while it waits for it
     // (`KeepFileRestoredFromArchive`), and then finds little to do.
