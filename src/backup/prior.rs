@@ -44,7 +44,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Prior {
     pub(super) backup: BackupId,
-    own: BackupId,
     files: HashMap<Box<str>, PriorFile>,
     tape: Tape,
     packs: Vec<Pack>,
@@ -252,7 +251,6 @@ impl Reading {
     fn new(new: Head, paranoid: bool) -> Reading {
         let prior = Prior {
             backup: new.backup.clone(),
-            own: new.backup.clone(),
             files: HashMap::new(),
             tape: Tape::default(),
             packs: Vec::new(),
@@ -313,7 +311,7 @@ impl Reading {
             return Ok(*number);
         }
         let number = u32::try_from(self.prior.packs.len()).unwrap_or(u32::MAX);
-        self.prior.names.push(pack.name(&self.prior.own).into());
+        self.prior.names.push(pack.name(&self.new.backup).into());
         self.prior.packs.push(pack.clone());
         self.numbers.insert(pack, number);
         Ok(number)

@@ -143,8 +143,8 @@ impl<S: Store> NodeWal<S> {
         }
         let first = segment.start(full).segment(self.kept);
         let last = segment.end(full).segment(self.kept) - 1;
-        let reaches = |r: &&WalRange| r.timeline == segment.timeline && r.first <= last && r.last >= first;
-        if !self.plan.wal.iter().any(|r| reaches(&r)) {
+        let reaches = |r: &WalRange| r.timeline == segment.timeline && r.first <= last && r.last >= first;
+        if !self.plan.wal.iter().any(reaches) {
             return Ok(self.kept(Segment { number: first, ..segment }).await?.map(one));
         }
         let wal = self.clone();

@@ -10,7 +10,7 @@
 //! would fill the wrong disk and call that a copy.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
 use super::fault::Fault;
-use super::file;
+use super::file::{self, sync_folder};
 use super::store::Created;
 use crate::clock;
 use crate::moment::Moment;
@@ -76,10 +76,6 @@ fn mark(root: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     sync_folder(root)
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 impl Folder {
@@ -162,8 +158,7 @@ impl Folder {
 
     /// Makes an object durable that another writer put there: it may have died before its last sync. Blocks.
     pub(super) fn confirm(&self, object: &str) -> Result<(), Fault> {
-        let path = self.root.join(object);
-        path.parent().map_or(Ok(()), sync_folder).map_err(Fault::Folder)
+        file::sync_parent(&self.root.join(object)).map_err(Fault::Folder)
     }
 
     /// Returns what the folder is. Blocks.
