@@ -16,14 +16,13 @@ use crate::restore::plan::{self, Follow, PlanOptions, Request};
 use crate::restore::{self, RestoreOptions, Targets};
 use crate::vault::Access;
 
-/// Gives a recovering server a segment that the restore has fetched, if that is what we are called for (its
-/// restore_command): `pitrus restore wal-from-spool SPOOL FILE TARGET`. Recovery waits for it once a segment,
-/// so nothing else is set up.
+/// Has a segment laid before a recovering server, if that is what we are called for (its restore_command):
+/// `pitrus restore wal-from-spool SPOOL FILE`. Recovery waits for it, so nothing else is set up.
 pub(super) fn delivered(args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let args: Vec<OsString> = args.skip(1).collect();
     match args.as_slice() {
-        [restore, what, spool, file, target] if restore == "restore" && what == restore::WAL_FROM_SPOOL => {
-            let code = restore::deliver(Path::new(spool), file.to_str()?, Path::new(target));
+        [restore, what, spool, file] if restore == "restore" && what == restore::WAL_FROM_SPOOL => {
+            let code = restore::deliver(Path::new(spool), file.to_str()?);
             Some(ExitCode::from(code))
         }
         _ => None,

@@ -12,8 +12,6 @@ use super::plan::NodePlan;
 use super::server::{Instance, Server};
 use super::spool::{Spool, SpoolOptions, Supply, restore_command};
 
-/// Folder of the spool, in the data directory.
-const SPOOL: &str = "pitrus.spool";
 /// Segments fetched ahead: at 16 MiB each, bounded on disk and in memory.
 const AHEAD: u64 = 8;
 /// And how many at a time, each in memory: opening one keeps a core busy, and recovery needs one too.
@@ -49,9 +47,8 @@ pub(super) fn prepare(replay: &Replay<'_>) -> Result<(), Error> {
 pub(super) async fn replay<S: Supply>(replay: &Replay<'_>, supply: S) -> Result<Server, Error> {
     let instance = replay.instance;
     prepare(replay)?;
-    let folder = instance.directory.join(SPOOL);
     let options = SpoolOptions {
-        folder: folder.clone(),
+        pg_wal: instance.directory.join("pg_wal"),
         private: instance.private.clone(),
         user: instance.user.clone(),
         segment_bytes: replay.plan.segment_bytes,
@@ -73,8 +70,7 @@ pub(super) async fn replay<S: Supply>(replay: &Replay<'_>, supply: S) -> Result<
     if row.get(0) {
         return Err(instance.fault("it accepts connections, but was not promoted"));
     }
-    drop(spool);
-    std::fs::remove_dir_all(&folder).map_err(Error::file("remove", &folder))?;
+    spool.close().await?;
     Ok(server)
 }
 

@@ -1,11 +1,15 @@
-//! WAL for a recovering server, fetched before it asks: keys and zones stay in our process.
+//! WAL for a recovering server, laid into its `pg_wal` before it asks: keys and zones stay in our process.
 //!
-//! vault -> [`Supply`] -> a few segments ahead in a folder -> `pitrus restore wal-from-spool` (the
-//! server's `restore_command`) -> renamed into `pg_wal`
+//! vault -> [`Supply`] -> a few segments ahead in `pg_wal` <- the server, told by its `restore_command` to look there
 //!
-//! The command asks over a Unix socket and gets the path of the file, or that there is none. A failure of
-//! ours must not look like the end of the WAL, at which the server would promote: the command then
-//! exits with 255, at which the server stops.
+//! The command says that the archive has no such file, at which the server looks into `pg_wal` itself
+//! (`XLogFileReadAnyTLI`) and replays at the speed of local WAL; what it is handed otherwise it renames and syncs while
+//! recovery waits (`KeepFileRestoredFromArchive`). Nothing here is synced: after a crash of the machine all of it is
+//! laid again. Where the file is there already the command is done within the shell, which says so in a FIFO.
+//! Where it is not, `pitrus restore wal-from-spool` asks over a socket and waits.
+//!
+//! A failure of ours must not look like the end of the WAL, at which the server would promote: the command
+//! then exits with 255, at which the server stops.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,6 +22,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -31,6 +36,14 @@ use crate::wal::segment::{Segment, history_file_name, parse_history_file_name};
 
 /// The socket's name in the private folder.
 const SOCKET: &str = "wal";
+/// The FIFO's: names of files that the server found without us, a line each.
+const FOUND: &str = "found";
+/// Folder in `pg_wal` of what is not whole yet.
+const UNFINISHED: &str = "pitrus.spool";
+/// Folder in `pg_wal` where the server keeps what it knows of archiving. A file laid by us is marked in it as
+/// archived: so we know it from an old one that the server renamed for later use, and no archive of the new cluster
+/// gets it.
+const STATUS: &str = "archive_status";
 /// The command of ours that asks.
 pub const WAL_FROM_SPOOL: &str = "wal-from-spool";
 /// Longer than any name that PostgreSQL asks for.
@@ -38,8 +51,7 @@ const NAME_MAX: u64 = 256;
 
 /// The server takes an exit code above 125 for a fault that ends recovery
 /// (PostgreSQL `RestoreArchivedFile`).
-const GIVEN: u8 = 0;
-const ABSENT: u8 = 1;
+const LOOK: u8 = 1;
 const BROKEN: u8 = 255;
 
 /// A file that recovery may ask for.
@@ -77,9 +89,8 @@ pub(super) trait Supply: Send + Sync + 'static {
 /// What a spool is given.
 #[derive(Clone, Debug)]
 pub(super) struct SpoolOptions {
-    /// Folder for fetched segments, on the file system of `pg_wal`.
-    pub(super) folder: PathBuf,
-    /// The private folder, for the socket.
+    pub(super) pg_wal: PathBuf,
+    /// The private folder, for the socket and the FIFO.
     pub(super) private: PathBuf,
     pub(super) user: OsUser,
     pub(super) segment_bytes: u32,
@@ -92,6 +103,7 @@ pub(super) struct SpoolOptions {
 /// A running spool; it ends when dropped.
 pub(super) struct Spool {
     serving: JoinHandle<()>,
+    unfinished: PathBuf,
     asked: Arc<AtomicU64>,
     fault: Arc<Mutex<Option<Error>>>,
 }
@@ -99,12 +111,16 @@ pub(super) struct Spool {
 impl Spool {
     /// Begins to serve one server.
     pub(super) fn open<S: Supply>(options: SpoolOptions, supply: S) -> Result<Self, Error> {
-        let socket = options.private.join(SOCKET);
-        clear(&options.folder)?;
-        options.user.own(&options.folder)?;
-        let _ = std::fs::remove_file(&socket);
+        clear(&options.pg_wal)?;
+        let (socket, fifo) = (options.private.join(SOCKET), options.private.join(FOUND));
+        for old in [&socket, &fifo] {
+            let _ = std::fs::remove_file(old);
+        }
         let listener = UnixListener::bind(&socket).map_err(Error::file("listen on", &socket))?;
+        let found = listen(&fifo).map_err(Error::file("listen on", &fifo))?;
         options.user.own(&socket)?;
+        options.user.own(&fifo)?;
+        let unfinished = options.pg_wal.join(UNFINISHED);
         let (asked, fault) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
         let desk = Desk {
             supply: Arc::new(supply),
@@ -114,7 +130,7 @@ impl Spool {
             asked: Arc::clone(&asked),
             fault: Arc::clone(&fault),
         };
-        Ok(Spool { serving: tokio::spawn(desk.serve(listener)), asked, fault })
+        Ok(Spool { serving: tokio::spawn(desk.serve(listener, found)), unfinished, asked, fault })
     }
 
     /// Returns how many files the server has asked for.
@@ -126,6 +142,14 @@ impl Spool {
     pub(super) async fn fault(&self) -> Option<Error> {
         self.fault.lock().await.take()
     }
+
+    /// Ends, and leaves nothing unfinished behind.
+    pub(super) async fn close(mut self) -> Result<(), Error> {
+        self.serving.abort();
+        // It was: that is all there is to learn.
+        let _ = (&mut self.serving).await;
+        std::fs::remove_dir_all(&self.unfinished).map_err(Error::file("remove", &self.unfinished))
+    }
 }
 
 impl Drop for Spool {
@@ -134,18 +158,27 @@ impl Drop for Spool {
     }
 }
 
-/// Makes the folder anew: what an earlier run left in it is old.
-fn clear(folder: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::file("remove", folder)(error));
-        }
-        _ => {}
-    }
-    std::fs::create_dir_all(folder).map_err(Error::file("make", folder))
+/// Makes the FIFO. It is open for writing too: it never ends, and no writer waits.
+fn listen(fifo: &Path) -> std::io::Result<pipe::Receiver> {
+    rustix::fs::mknodat(rustix::fs::CWD, fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)?;
+    pipe::Receiver::from_file(File::options().read(true).write(true).open(fifo)?)
 }
 
-type Fetch = JoinHandle<Result<Option<PathBuf>, Error>>;
+/// Removes what an earlier run left: its files are asked for again, and may never have reached the disk.
+fn clear(pg_wal: &Path) -> Result<(), Error> {
+    for folder in [UNFINISHED, STATUS].map(|name| pg_wal.join(name)) {
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file("remove", &folder)(error));
+            }
+            _ => {}
+        }
+        std::fs::create_dir(&folder).map_err(Error::file("make", &folder))?;
+    }
+    Ok(())
+}
+
+type Fetch = JoinHandle<Result<(), Error>>;
 
 /// Serves requests one after the other, as recovery makes them.
 struct Desk<S> {
@@ -168,11 +201,18 @@ impl Drop for Aborted {
 }
 
 impl<S: Supply> Desk<S> {
-    async fn serve(mut self, listener: UnixListener) {
+    async fn serve(mut self, listener: UnixListener, mut found: pipe::Receiver) {
+        // Longer than all lines that can wait: recovery writes one and then asks for what is behind it.
+        let mut lines = [0; 4096];
         loop {
-            let answered = match listener.accept().await {
-                Ok((stream, _)) => self.answer(stream).await,
-                Err(error) => Err(error),
+            let answered = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.answer(stream).await,
+                    Err(error) => Err(error),
+                },
+                read = found.read(&mut lines) => {
+                    read.map(|length| self.found(&String::from_utf8_lossy(&lines[..length])))
+                }
             };
             if let Err(error) = answered {
                 // The command that asked has gone; the server asks again or ends, and says so.
@@ -181,17 +221,26 @@ impl<S: Supply> Desk<S> {
         }
     }
 
+    /// Goes on behind what the server has found.
+    fn found(&mut self, lines: &str) {
+        for line in lines.lines() {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if let Some(wanted) = Wanted::read(line, self.options.segment_bytes) {
+                self.look_ahead(wanted);
+            }
+        }
+    }
+
     async fn answer(&mut self, mut stream: UnixStream) -> std::io::Result<()> {
         let mut name = String::new();
         (&mut stream).take(NAME_MAX).read_to_string(&mut name).await?;
-        let reply = match Wanted::read(&name, self.options.segment_bytes) {
-            None => Ok(None),
+        let fetched = match Wanted::read(&name, self.options.segment_bytes) {
+            None => Ok(()),
             Some(wanted) => self.fetch(wanted).await,
         };
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let reply = match reply {
-            Ok(Some(path)) => [b"R", path.as_os_str().as_encoded_bytes()].concat(),
-            Ok(None) => b"A".to_vec(),
+        let reply = match fetched {
+            Ok(()) => b"L".to_vec(),
             Err(error) => {
                 let reply = format!("F{error}").into_bytes();
                 *self.fault.lock().await = Some(error);
@@ -202,18 +251,23 @@ impl<S: Supply> Desk<S> {
         stream.shutdown().await
     }
 
-    /// Returns where the file is, and sees that the next ones are under way.
-    async fn fetch(&mut self, wanted: Wanted) -> Result<Option<PathBuf>, Error> {
-        let next = (0..=self.options.ahead).map_while(|n| wanted.after(n));
+    /// Returns when the file is in `pg_wal`, or there is none.
+    async fn fetch(&mut self, wanted: Wanted) -> Result<(), Error> {
+        self.begin(wanted);
+        self.look_ahead(wanted);
+        let mut fetch = self.fetching.remove(&wanted).ok_or(Error::Lost("fetching WAL"))?;
+        (&mut fetch.0).await.map_err(|_| Error::Lost("fetching WAL"))?
+    }
+
+    /// Sees that the files behind this one are under way.
+    fn look_ahead(&mut self, wanted: Wanted) {
+        let next = (1..=self.options.ahead).map_while(|n| wanted.after(n));
         let next: Vec<Wanted> = next.collect();
         // Whoever jumps elsewhere no longer wants what was fetched ahead.
-        self.fetching.retain(|known, _| next.contains(known));
-        self.begin(wanted);
+        self.fetching.retain(|known, _| *known == wanted || next.contains(known));
         for ahead in next {
             self.begin(ahead);
         }
-        let mut fetch = self.fetching.remove(&wanted).ok_or(Error::Lost("fetching WAL"))?;
-        (&mut fetch.0).await.map_err(|_| Error::Lost("fetching WAL"))?
     }
 
     fn begin(&mut self, wanted: Wanted) {
@@ -222,28 +276,28 @@ impl<S: Supply> Desk<S> {
         self.fetching.entry(wanted).or_insert_with(|| {
             Aborted(tokio::spawn(async move {
                 let turn = turns.acquire_owned().await.map_err(|_| Error::Lost("fetching WAL"))?;
-                let Some(pieces) = supply.file(wanted).await? else { return Ok(None) };
-                keep(&options, wanted, pieces, turn).await.map(Some)
+                let Some(pieces) = supply.file(wanted).await? else { return Ok(()) };
+                lay(&options, wanted, pieces, turn).await
             }))
         });
     }
 }
 
-/// Writes a file of the spool. `turn` is held as long as bytes of it are in memory.
-async fn keep(
+/// Writes a file into `pg_wal`. `turn` is held as long as bytes of it are in memory.
+async fn lay(
     options: &SpoolOptions,
     wanted: Wanted,
     mut pieces: Pieces,
     turn: OwnedSemaphorePermit,
-) -> Result<PathBuf, Error> {
+) -> Result<(), Error> {
     let (name, length) = match wanted {
         Wanted::Segment(s) => (s.file_name(options.segment_bytes), Some(options.segment_bytes.into())),
         Wanted::History(timeline) => (history_file_name(timeline), None),
     };
-    let path = options.folder.join(&name);
+    let path = options.pg_wal.join(&name);
     // Its own name while it is written: an earlier fetch of the same file may not have ended yet.
     let chance = u64::from_le_bytes(clock::random());
-    let temporary = options.folder.join(format!("{name}.{chance:016x}"));
+    let temporary = options.pg_wal.join(UNFINISHED).join(format!("{name}.{chance:016x}"));
     let file = Arc::new(File::create(&temporary).map_err(Error::file("make", &temporary))?);
     while let Some((at, bytes)) = pieces.try_next().await? {
         blocking(&file, &temporary, move |file| folio::write_all_at(file, &bytes, at)).await?;
@@ -251,14 +305,13 @@ async fn keep(
     drop(pieces);
     drop(turn);
     options.user.own(&temporary)?;
-    // Durable here, ahead of recovery: the server syncs what it is given while it waits for it
-    // (`KeepFileRestoredFromArchive`), and then finds little to do.
-    let end = move |file: &File| {
-        length.map_or(Ok(()), |length| file.set_len(length)).and_then(|()| file.sync_data())
-    };
-    blocking(&file, &temporary, end).await?;
+    if let Some(length) = length {
+        file.set_len(length).map_err(Error::file("write", &temporary))?;
+    }
     std::fs::rename(&temporary, &path).map_err(Error::file("write", &path))?;
-    Ok(path)
+    let laid = options.pg_wal.join(STATUS).join(format!("{name}.done"));
+    File::create(&laid).map_err(Error::file("make", &laid))?;
+    options.user.own(&laid)
 }
 
 /// Works on a file where it may take its time.
@@ -273,14 +326,10 @@ async fn blocking(
 }
 
 /// The other side, run by the server as `restore_command`: returns the exit code. `spool` is the private
-/// folder; `file` and `target` are `%f` and `%p`.
-pub fn deliver(spool: &Path, file: &str, target: &Path) -> u8 {
+/// folder; `file` is `%f`.
+pub fn deliver(spool: &Path, file: &str) -> u8 {
     match ask(spool, file) {
-        Ok(Reply::Here(path)) => match take(&path, target) {
-            Ok(()) => GIVEN,
-            Err(error) => broken(file, &error.to_string()),
-        },
-        Ok(Reply::Absent) => ABSENT,
+        Ok(Reply::Look) => LOOK,
         Ok(Reply::Broken(problem)) => broken(file, &problem),
         Err(error) => broken(file, &format!("the restore does not answer: {error}")),
     }
@@ -294,44 +343,34 @@ fn broken(file: &str, problem: &str) -> u8 {
 }
 
 enum Reply {
-    Here(PathBuf),
-    Absent,
+    Look,
     Broken(String),
 }
 
 fn ask(spool: &Path, file: &str) -> std::io::Result<Reply> {
-    use std::os::unix::ffi::OsStringExt;
     let mut stream = std::os::unix::net::UnixStream::connect(spool.join(SOCKET))?;
     stream.write_all(file.as_bytes())?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply)?;
     match reply.split_first() {
-        Some((b'R', path)) => Ok(Reply::Here(std::ffi::OsString::from_vec(path.to_vec()).into())),
-        Some((b'A', _)) => Ok(Reply::Absent),
+        Some((b'L', _)) => Ok(Reply::Look),
         Some((b'F', problem)) => Ok(Reply::Broken(String::from_utf8_lossy(problem).into_owned())),
         // It ended while we waited.
         _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
-/// Moves the file into place; `pg_wal` may be on another file system.
-fn take(path: &Path, target: &Path) -> std::io::Result<()> {
-    match std::fs::rename(path, target) {
-        Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
-            std::fs::copy(path, target)?;
-            std::fs::remove_file(path)
-        }
-        moved => moved,
-    }
-}
-
-/// Returns the `restore_command`: quoted for the shell, and `%` doubled for the server.
+/// Returns the `restore_command`: quoted for the shell, and `%` doubled for the server, which runs it in the data
+/// directory. `1<>` opens without waiting for a reader.
 pub(super) fn restore_command(program: &Path, private: &Path) -> String {
-    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
-    let (program, private) = (quoted(program), quoted(private));
-    let command = format!("exec {program} restore {WAL_FROM_SPOOL} {private}");
-    format!("{} \"%f\" \"%p\"", command.replace('%', "%%"))
+    let quoted =
+        |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''").replace('%', "%%"));
+    let (program, found, private) = (quoted(program), quoted(&private.join(FOUND)), quoted(private));
+    format!(
+        "[ -e pg_wal/%f ] && [ -e pg_wal/{STATUS}/%f.done ] && echo %f 1<>{found} && exit {LOOK}; \
+         exec {program} restore {WAL_FROM_SPOOL} {private} %f"
+    )
 }
 
 #[cfg(test)]
@@ -349,6 +388,9 @@ mod tests {
                 Wanted::Segment(s) if s.number < 3 => {
                     Ok(Some(futures::stream::iter([piece(0, s.number), piece(128, 7)]).boxed()))
                 }
+                Wanted::History(TimelineId(1)) => {
+                    Ok(Some(futures::stream::iter([Ok((0, Bytes::from_static(b"one")))]).boxed()))
+                }
                 Wanted::Segment(Segment { number: 9, .. }) => Err(Error::Lost("a test")),
                 _ => Ok(None),
             }
@@ -359,9 +401,11 @@ mod tests {
     async fn gives_what_is_there_and_never_mistakes_a_fault_for_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let private = folder.path().to_owned();
+        let pg_wal = private.join("pg_wal");
+        std::fs::create_dir(&pg_wal).unwrap();
         let user = OsUser::find("postgres").unwrap();
         let options = SpoolOptions {
-            folder: private.join("spool"),
+            pg_wal: pg_wal.clone(),
             private: private.clone(),
             user,
             segment_bytes: 1 << 24,
@@ -371,18 +415,21 @@ mod tests {
         let spool = Spool::open(options, Three).unwrap();
         let get = |name: &'static str| {
             let private = private.clone();
-            let run = move || deliver(&private, name, &private.join("given"));
-            async move { tokio::task::spawn_blocking(run).await.unwrap() }
+            async move { tokio::task::spawn_blocking(move || deliver(&private, name)).await.unwrap() }
         };
-        assert_eq!(get("000000010000000000000001").await, GIVEN);
-        let given = std::fs::read(private.join("given")).unwrap();
-        assert_eq!(given[..192], [[1; 64], [0; 64], [7; 64]].concat());
-        assert!(given.len() == 1 << 24 && given[192..].iter().all(|byte| *byte == 0));
-        // Asked again, as recovery does at its end.
-        assert_eq!(get("000000010000000000000001").await, GIVEN);
-        assert_eq!(get("000000010000000000000003").await, ABSENT);
-        assert_eq!(get("00000002.history").await, ABSENT);
-        assert_eq!(get("../../etc/passwd").await, ABSENT);
+        // Again, as recovery asks at its end.
+        for _ in 0..2 {
+            assert_eq!(get("000000010000000000000001").await, LOOK);
+            let given = std::fs::read(pg_wal.join("000000010000000000000001")).unwrap();
+            assert_eq!(given[..192], [[1; 64], [0; 64], [7; 64]].concat());
+            assert!(given.len() == 1 << 24 && given[192..].iter().all(|byte| *byte == 0));
+        }
+        assert_eq!(get("00000001.history").await, LOOK);
+        assert_eq!(std::fs::read(pg_wal.join("00000001.history")).unwrap(), b"one");
+        for absent in ["000000010000000000000003", "00000002.history", "../../etc/passwd"] {
+            assert_eq!(get(absent).await, LOOK);
+            assert!(!pg_wal.join(absent).exists());
+        }
         assert!(spool.fault().await.is_none());
         assert_eq!(get("000000010000000000000009").await, BROKEN);
         assert!(spool.fault().await.is_some());
@@ -398,9 +445,41 @@ mod tests {
         assert_eq!(code, BROKEN);
     }
 
-    #[test]
-    fn the_command_survives_strange_paths() {
-        let command = restore_command(Path::new("/a b/it's"), Path::new("/tmp/100%"));
-        assert_eq!(command, r#"exec '/a b/it'\''s' restore wal-from-spool '/tmp/100%%' "%f" "%p""#);
+    /// What the shell does of it: nothing of ours runs where the file is there.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_shell_finds_what_was_laid_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let private = folder.path().join("it's 100%");
+        let pg_wal = folder.path().join("pg_wal");
+        std::fs::create_dir_all(&private).unwrap();
+        std::fs::create_dir(&pg_wal).unwrap();
+        let options = SpoolOptions {
+            pg_wal: pg_wal.clone(),
+            private: private.clone(),
+            user: OsUser::find("postgres").unwrap(),
+            segment_bytes: 1 << 24,
+            ahead: 1,
+            at_once: 1,
+        };
+        let spool = Spool::open(options, Three).unwrap();
+        let command = restore_command(Path::new("/bin/true"), &private);
+        let run = |name: &str| {
+            let command = command.replace("%f", name).replace("%%", "%");
+            let shell = std::process::Command::new("sh").args(["-c", &command]).current_dir(&folder).output();
+            shell.unwrap()
+        };
+        // It is not there, nor an old file under its name ours: the program is called.
+        std::fs::write(pg_wal.join("000000010000000000000001"), "old").unwrap();
+        let output = run("000000010000000000000001");
+        assert_eq!((output.status.code(), spool.asked()), (Some(0), 0));
+        let asked = private.clone();
+        let code = tokio::task::spawn_blocking(move || deliver(&asked, "000000010000000000000001")).await;
+        assert_eq!((code.unwrap(), spool.asked()), (LOOK, 1));
+        let output = run("000000010000000000000001");
+        assert!(output.stderr.is_empty(), "{output:?}");
+        assert_eq!(output.status.code(), Some(LOOK.into()));
+        while spool.asked() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
     }
 }
