@@ -226,7 +226,7 @@ struct Reading {
     start: Lsn,
     /// Why it is none to go on from, as soon as its head was read.
     unlike: Option<&'static str>,
-    numbers: HashMap<Pack, u32>,
+    numbers: HashMap<Arc<str>, u32>,
 }
 
 /// Returns why a backup is none to go on from.
@@ -305,15 +305,15 @@ impl Reading {
         Ok(())
     }
 
-    fn number(&mut self, name: &str) -> Result<u32, manifest::Error> {
-        let pack = Pack::named(name, &self.prior.backup)?;
-        if let Some(number) = self.numbers.get(&pack) {
+    fn number(&mut self, name: &Arc<str>) -> Result<u32, manifest::Error> {
+        if let Some(number) = self.numbers.get(name) {
             return Ok(*number);
         }
+        let pack = Pack::named(name, &self.prior.backup)?;
         let number = u32::try_from(self.prior.packs.len()).unwrap_or(u32::MAX);
         self.prior.names.push(pack.name(&self.new.backup).into());
-        self.prior.packs.push(pack.clone());
-        self.numbers.insert(pack, number);
+        self.prior.packs.push(pack);
+        self.numbers.insert(Arc::clone(name), number);
         Ok(number)
     }
 }

@@ -4,6 +4,7 @@
 //! is cut off and refused. A reader holds one line at a time, so a manifest may list millions of files.
 //! A backup exists when its manifest does: the manifest is written last.
 
+mod extents;
 mod reader;
 mod writer;
 
@@ -85,12 +86,13 @@ pub enum Kind {
         /// Unix seconds.
         modified: i64,
         /// In file order; they cover the file without gap or overlap.
+        #[serde(deserialize_with = "extents::read")]
         extents: Vec<Extent>,
     },
 }
 
 /// Bytes of a file: a part of one sealed chunk of a pack, never the pack's last (which is empty).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Extent {
     /// The pack: `<backup>/<number>`; only the number where the backup is this manifest's own.
     #[serde(rename = "p")]

@@ -155,6 +155,26 @@ impl Belonging {
         }
         Ok(())
     }
+
+    /// The same for the folders of tablespaces, each named by its oid; one that was dropped goes as a whole.
+    pub(super) fn sweep_tablespaces(&self, folder: &Path) -> Result<(), Error> {
+        if !folder.is_dir() {
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(folder).map_err(Error::file("look into", folder))? {
+            let entry = entry.map_err(Error::file("look into", folder))?;
+            let path = entry.path();
+            let is_oid = entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+            if !is_oid || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            self.sweep(&path)?;
+            if !self.0.contains(&hash(&path)) {
+                std::fs::remove_dir(&path).map_err(Error::file("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn hash(path: &Path) -> u64 {

@@ -66,6 +66,11 @@ impl Layout {
         Ok(self.directory.join(relative))
     }
 
+    /// Returns the folder in which each tablespace has one named by its oid.
+    pub(super) fn tablespaces(&self) -> &Path {
+        &self.tablespaces
+    }
+
     /// Returns each tablespace's oid, its new folder, and the link to it in the data directory.
     pub(super) fn links(&self) -> impl Iterator<Item = (u32, PathBuf, PathBuf)> + '_ {
         self.oids.iter().map(|oid| {

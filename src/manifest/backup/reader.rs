@@ -1,6 +1,7 @@
 //! Reads a manifest line by line, from bytes as they come.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -19,6 +20,8 @@ pub struct ManifestReader {
     searched: usize,
     own: Option<BackupId>,
     packs: BTreeSet<Pack>,
+    /// The names of these that were read.
+    known: HashSet<Arc<str>>,
     files: u64,
     file_bytes: u64,
     ended: bool,
@@ -79,9 +82,7 @@ impl ManifestReader {
         let line = self.bytes.get(self.read..end).unwrap_or_default();
         let line = match self.own {
             None => read_line(line)?,
-            Some(_) => {
-                serde_json::from_slice(line).map_err(|source| Error::Json { document: NAME, source })?
-            }
+            Some(_) => quickly(line).map_err(|source| Error::Json { document: NAME, source })?,
         };
         (self.read, self.searched) = (end + 1, end + 1);
         self.check(&line)?;
@@ -129,11 +130,24 @@ impl ManifestReader {
             self.files += 1;
             self.file_bytes = self.file_bytes.saturating_add(*size);
             for extent in extents {
-                self.packs.insert(Pack::named(&extent.pack, own)?);
+                if !self.known.contains(&extent.pack) {
+                    self.packs.insert(Pack::named(&extent.pack, own)?);
+                    self.known.insert(Arc::clone(&extent.pack));
+                }
             }
         }
         Ok(())
     }
+}
+
+/// How the line of an entry begins. What has its tag inside itself serde would keep aside whole before reading it.
+const ENTRY: &[u8] = br#"{"line":"entry","#;
+
+fn quickly(line: &[u8]) -> serde_json::Result<Line> {
+    if line.starts_with(ENTRY) {
+        return serde_json::from_slice(line).map(Line::Entry);
+    }
+    serde_json::from_slice(line)
 }
 
 /// Reads one line, and refuses a head of a version that is not known.

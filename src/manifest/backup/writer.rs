@@ -1,6 +1,7 @@
 //! Writes a manifest line by line: entries leave memory as soon as their files are done.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
 
 use super::{Entry, Foot, Head, Kind, LINE_BYTES_MAX, Line, Pack, inconsistent};
 use crate::ids::BackupId;
@@ -15,6 +16,8 @@ pub struct ManifestWriter {
     block_bytes: usize,
     full: VecDeque<Vec<u8>>,
     packs: BTreeSet<Pack>,
+    /// The names of these that were entered.
+    known: HashSet<Arc<str>>,
     files: u64,
     file_bytes: u64,
 }
@@ -27,6 +30,7 @@ impl ManifestWriter {
             block_bytes: block_bytes.max(1),
             full: VecDeque::new(),
             packs: BTreeSet::new(),
+            known: HashSet::new(),
             files: 0,
             file_bytes: 0,
         };
@@ -42,7 +46,10 @@ impl ManifestWriter {
             self.files += 1;
             self.file_bytes += size;
             for extent in extents {
-                self.packs.insert(Pack::named(&extent.pack, &self.own)?);
+                if !self.known.contains(&extent.pack) {
+                    self.packs.insert(Pack::named(&extent.pack, &self.own)?);
+                    self.known.insert(Arc::clone(&extent.pack));
+                }
             }
         }
         let path = entry.path.clone();

@@ -106,7 +106,7 @@ pub(super) async fn fetch<S: Store>(
     let finish = tokio::task::spawn_blocking(move || {
         if options.delta {
             belonging.sweep(&options.directory)?;
-            options.layout.links().try_for_each(|(_, folder, _)| belonging.sweep(&folder))?;
+            belonging.sweep_tablespaces(options.layout.tablespaces())?;
         }
         ground::finish(&options, &foot)
     });

@@ -79,6 +79,10 @@ async fn a_stopped_copy_is_brought_to_the_moment() {
     // It fails on the way: nothing can start there, and the next run goes on.
     let outside = folder.path().join("outside");
     spoil(&data, &outside);
+    let tablespaces = landing.directory.join(format!("{}-tablespaces", NODES[1]));
+    assert!(tablespaces.is_dir());
+    fs::create_dir_all(tablespaces.join("99999/PG_15_202209061/5")).unwrap();
+    fs::write(tablespaces.join("99999/PG_15_202209061/5/16385"), "dropped").unwrap();
     gone.copies.fail(NODES[1], true);
     refused(&delta, &gone, "a file of the copy").await;
     assert!(!data.join("global/pg_control").exists());
@@ -87,6 +91,7 @@ async fn a_stopped_copy_is_brought_to_the_moment() {
         restore::run(&delta, gone.copies.clone(), gone.plan.clone(), Arc::new(silent)).await.unwrap();
     assert_eq!(fs::read_to_string(&outside).unwrap(), "not ours");
     assert!(!data.join("base/99999").exists() && !data.join("standby.signal").exists());
+    assert!(!tablespaces.join("99999").exists());
     for node in &report.nodes {
         let figures = node.figures;
         assert!(figures.kept > figures.bytes / 2 && figures.kept < figures.bytes, "{figures:?}");
