@@ -49,7 +49,7 @@ use crate::wal::segment::is_first_record;
 use archived::Needed;
 use bracket::{Bracket, Stopped};
 use copy::{Copied, Copier};
-use prior::{Prior, Search};
+use prior::{Older, Prior, Search, WhyFull};
 use scan::{Found, Inventory};
 use scribe::{Scribe, Written};
 use worker::CONTROL_FILE;
@@ -211,10 +211,10 @@ struct Stored {
 impl Job<'_> {
     async fn run(&self) -> Result<BackupReport, Error> {
         let facts = &self.bracket.facts;
-        let start = self.bracket.start().await?;
+        let (start, older) = tokio::try_join!(self.bracket.start(), self.older())?;
         tracing::info!(node = %self.options.node, backup = %self.backup, %start, "backup began");
         self.progress.phase(Phase::Copying);
-        let mut stored = self.copy(start).await?;
+        let mut stored = self.copy(start, older).await?;
         let (settings, hba) = (self.bracket.settings().await?, self.bracket.hba().await);
         let superuser = self.bracket.superuser().await?;
         let Stopped { stop, label, tablespace_map } = self.bracket.stop(start).await?;
@@ -281,14 +281,14 @@ impl Job<'_> {
     }
 
     /// Copies everything, `pg_control` last (`basebackup.c`, `perform_base_backup`).
-    async fn copy(&self, start: Lsn) -> Result<Stored, Error> {
+    async fn copy(&self, start: Lsn, older: Result<Older, WhyFull>) -> Result<Stored, Error> {
         let facts = &self.bracket.facts;
         let data = facts.data_directory.clone();
         let version = self.bracket.version;
         let scan = tokio::task::spawn_blocking(move || Inventory::scan(&data, version));
         let scan = async { scan.await.map_err(|_| Error::Ended)? };
         let mut head = self.head(start);
-        let (mut inventory, (prior, full_because)) = tokio::try_join!(scan, self.prior(&head))?;
+        let (mut inventory, (prior, full_because)) = tokio::try_join!(scan, self.prior(&head, older))?;
         self.progress.total(inventory.bytes());
         let control = take_control(&mut inventory, facts.data_directory.join(CONTROL_FILE))?;
 
@@ -319,12 +319,39 @@ impl Job<'_> {
         Ok(Stored { written, copied, control, left_out: inventory.left_out, goes_on, full_because })
     }
 
-    /// Finds the backup to go on from, or why there is none.
-    async fn prior(&self, head: &Head) -> Result<(Option<Arc<Prior>>, Option<String>), Error> {
-        let BackupOptions { full, paranoid, rewrite_percent, wal_patience, .. } = *self.options;
-        if full {
-            return Ok((None, Some("it was asked for".to_owned())));
+    fn search<'a>(&'a self, head: &'a Head) -> Search<'a> {
+        let BackupOptions { paranoid, rewrite_percent, .. } = *self.options;
+        Search { vault: self.vault, head, rewrite_percent, paranoid }
+    }
+
+    /// Reads the backup to go on from, or says why there is none.
+    async fn older(&self) -> Result<Result<Older, WhyFull>, Error> {
+        if self.options.full {
+            return Ok(Err("it was asked for".to_owned()));
         }
+        self.search(&self.head(Lsn::INVALID)).older(self.before.as_ref()).await
+    }
+
+    /// Finds what changed since the backup to go on from, or why there is none.
+    async fn prior(
+        &self,
+        head: &Head,
+        older: Result<Older, WhyFull>,
+    ) -> Result<(Option<Arc<Prior>>, Option<WhyFull>), Error> {
+        let found = match older {
+            Ok(older) => self.since(head, older).await?,
+            Err(why) => Err(why),
+        };
+        Ok(match found {
+            Ok(prior) => (Some(Arc::new(prior)), None),
+            Err(why) => {
+                tracing::info!(node = %self.options.node, because = why, "everything is read");
+                (None, Some(why))
+            }
+        })
+    }
+
+    async fn since(&self, head: &Head, older: Older) -> Result<Result<Prior, WhyFull>, Error> {
         // Its last records are on their way.
         let kept_bytes = kept_segment_bytes(head.segment_bytes);
         let mut to = head.start_lsn;
@@ -332,16 +359,8 @@ impl Job<'_> {
             to = to.segment_start(kept_bytes);
         }
         let from = Lsn(to.0.saturating_sub(1)).segment_start(kept_bytes);
-        needed(self.bracket, self.options, from, to).wait(self.vault, wal_patience).await?;
-        let newest = self.before.as_ref();
-        let search = Search { vault: self.vault, head, newest, rewrite_percent, paranoid };
-        Ok(match search.find().await? {
-            Ok(prior) => (Some(Arc::new(prior)), None),
-            Err(why) => {
-                tracing::info!(node = %self.options.node, because = why, "everything is read");
-                (None, Some(why))
-            }
-        })
+        needed(self.bracket, self.options, from, to).wait(self.vault, self.options.wal_patience).await?;
+        self.search(head).since(older).await
     }
 
     /// Makes sure that a backup still exists: then expiry keeps all that its manifest names.

@@ -1,7 +1,7 @@
 //! The backup that this one goes on from, and what the WAL changed since.
 //!
-//! newest good backup -> its manifest, kept on a tape -> WAL indexes from its start to ours -> for each
-//! file of the scan: kept, patched or read whole
+//! newest good backup -> its manifest, kept on a tape ([`Older`], while the server makes its checkpoint) -> WAL
+//! indexes from its start to ours -> for each file of the scan: kept, patched or read whole
 //!
 //! Invariant: where anything is missing or in doubt there is no [`Prior`], or the file is read whole.
 //! Memory: 5 to 17 bytes for each extent, some for each file, about a bit for each changed block.
@@ -81,7 +81,6 @@ pub(super) struct Search<'a> {
     pub(super) vault: &'a Vault,
     /// The head of the backup that is being made.
     pub(super) head: &'a Head,
-    pub(super) newest: Option<&'a BackupId>,
     /// How many per cent of all bytes may be written anew where packs have become sparse.
     pub(super) rewrite_percent: u8,
     pub(super) paranoid: bool,
@@ -90,20 +89,31 @@ pub(super) struct Search<'a> {
 /// Why nothing can be taken from an older backup.
 pub(super) type WhyFull = String;
 
+/// A backup that this one can go on from; what was changed since is not known yet.
+pub(super) struct Older {
+    prior: Prior,
+    start: Lsn,
+}
+
 impl Search<'_> {
-    /// Finds the newest backup to go on from. The WAL up to the head's start must be archived.
-    pub(super) async fn find(&self) -> Result<Result<Prior, WhyFull>, Error> {
-        match self.search().await {
-            Ok(found) => Ok(Ok(found)),
-            Err(No::Because(why)) => Ok(Err(why)),
-            Err(No::Failed(source)) => Err(Error::Store { what: "the backup before".to_owned(), source }),
-        }
+    /// Reads the newest backup, if it is one to go on from. Of the head, the start does not matter.
+    pub(super) async fn older(&self, newest: Option<&BackupId>) -> Result<Result<Older, WhyFull>, Error> {
+        outcome(self.read(newest).await)
     }
 
-    async fn search(&self) -> Result<Prior, No> {
+    /// Finds what was changed since. The WAL up to the head's start must be archived.
+    pub(super) async fn since(&self, older: Older) -> Result<Result<Prior, WhyFull>, Error> {
+        let Older { mut prior, start } = older;
+        if start >= self.head.start_lsn {
+            return Ok(Err(format!("backup {} began later than this one", prior.backup)));
+        }
+        outcome(self.changes(start, &mut prior.changes).await.map(|()| prior))
+    }
+
+    async fn read(&self, newest: Option<&BackupId>) -> Result<Older, No> {
         let node = &self.head.node;
-        let newest = self.newest.ok_or_else(|| No::Because("there is no backup yet".to_owned()))?;
-        let mut prior = self.read(newest).await?;
+        let newest = newest.ok_or_else(|| No::Because("there is no backup yet".to_owned()))?;
+        let mut older = self.manifest(newest).await?;
         let packs = self.vault.list(&format!("nodes/{node}/packs")).await?;
         let sizes = packs.objects.iter().filter_map(|object| {
             match ObjectName::parse(self.vault.cluster(), &object.name)? {
@@ -111,12 +121,12 @@ impl Search<'_> {
                 _ => None,
             }
         });
-        prior.choose_unfit(sizes.collect(), self.rewrite_percent);
-        Ok(prior)
+        older.prior.choose_unfit(sizes.collect(), self.rewrite_percent);
+        Ok(older)
     }
 
-    /// Reads a backup's manifest, and the WAL indexes since.
-    async fn read(&self, backup: &BackupId) -> Result<Prior, No> {
+    /// Reads a backup's manifest.
+    async fn manifest(&self, backup: &BackupId) -> Result<Older, No> {
         let unreadable = |problem: String| No::Because(format!("backup {backup} cannot be read: {problem}"));
         // Newest of all, yet not readable: the schedule must not fail for it.
         let blocks = self.vault.manifest_blocks(&self.head.node, backup).await;
@@ -130,10 +140,9 @@ impl Search<'_> {
                 return Err(No::Because(format!("backup {backup} {why}")));
             }
         }
-        let Reading { reader, mut prior, start, .. } = reading;
+        let Reading { reader, prior, start, .. } = reading;
         reader.finish().map_err(|error| unreadable(error.to_string()))?;
-        self.changes(start, &mut prior.changes).await?;
-        Ok(prior)
+        Ok(Older { prior, start })
     }
 
     /// Adds what WAL from `from` to our start changed.
@@ -217,6 +226,14 @@ impl From<vault::Error> for No {
     }
 }
 
+fn outcome<T>(found: Result<T, No>) -> Result<Result<T, WhyFull>, Error> {
+    match found {
+        Ok(found) => Ok(Ok(found)),
+        Err(No::Because(why)) => Ok(Err(why)),
+        Err(No::Failed(source)) => Err(Error::Store { what: "the backup before".to_owned(), source }),
+    }
+}
+
 /// A manifest that is being read.
 struct Reading {
     reader: ManifestReader,
@@ -240,8 +257,6 @@ fn unlike(new: &Head, older: &Head) -> Option<&'static str> {
         Some("is of another version of PostgreSQL")
     } else if older.data_checksums != new.data_checksums {
         Some("was taken before page checksums were switched")
-    } else if older.start_lsn >= new.start_lsn {
-        Some("began later than this one")
     } else {
         None
     }

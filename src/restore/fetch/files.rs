@@ -13,15 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{Advice, fadvise};
 
 use super::ground::no_link;
-use super::window::{Chunk, File, Piece};
+use super::window::{Chunk, FLUSH_BYTES, File, Piece};
 use crate::folio;
 
 /// Open files, at most. A chunk is written through few of them, and big files come one after the other.
 const OPEN_MAX: usize = 64;
 /// What is left out where it is all zeros: PostgreSQL's usual page.
 const HOLE_BYTES: usize = 8192;
-/// So many bytes of a file are sent to disk together.
-const FLUSH_BYTES: u64 = 8 << 20;
 static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
 /// Open files by number, and when each was last used.
@@ -96,15 +94,14 @@ impl Files {
         end == buffer.len() && crc32fast::hash(buffer) == chunk.crc
     }
 
-    /// Sees that what was written goes to disk while the rest is still coming, so that there is little to wait
-    /// for at the end. The kernel begins to write what it is told will not be needed (`generic_fadvise`).
+    /// Sees that a stretch which is whole goes to disk while the rest is still coming, so that there is little to
+    /// wait for at the end. The kernel begins to write what it is told will not be needed (`generic_fadvise`).
     fn begin_to_flush(&self, file: &File, piece: &Piece) {
-        let end = piece.file_at.saturating_add(u64::from(piece.len)) / FLUSH_BYTES;
-        if let Some(from) = end.checked_sub(1).filter(|from| *from >= piece.file_at / FLUSH_BYTES)
-            && let Ok(open) = self.open(file)
-        {
+        for from in file.came(piece.file_at, piece.len.into()) {
             // Only advice: durability is waited for at the end.
-            let _ = fadvise(&*open, from * FLUSH_BYTES, NonZeroU64::new(FLUSH_BYTES), Advice::DontNeed);
+            if let Ok(open) = self.open(file) {
+                let _ = fadvise(&*open, from, NonZeroU64::new(FLUSH_BYTES), Advice::DontNeed);
+            }
         }
     }
 }
@@ -157,7 +154,7 @@ mod tests {
     fn few_files_are_open_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let files = Files::default();
-        let of = |number: u64| File { number, path: folder.path().join(number.to_string()), is_new: true };
+        let of = |number: u64| File::new(number, folder.path().join(number.to_string()), 1, true);
         for number in 0..200 {
             fs::File::create_new(of(number).path).unwrap();
             files.open(&of(number)).unwrap().write_all_at(&[1], 0).unwrap();

@@ -224,7 +224,7 @@ impl Surveyor {
                 true
             }
         };
-        let file = window::File { number: self.done.files, path, is_new };
+        let file = window::File::new(self.done.files, path, size, is_new);
         window.add(file, &extents, &options.backup).map_err(broken)?;
         self.done.files += 1;
         self.done.bytes += size;

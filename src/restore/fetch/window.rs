@@ -5,11 +5,13 @@
 //!
 //! A backup that goes on from others has a file's bytes all over their packs: sorting brings them together
 //! again, and a window bounds what is sorted, whatever the size of the backup. A chunk that two windows
-//! want is brought twice.
+//! want is brought twice. Runs come in the order of the files they begin in, so that a stretch of a file is
+//! whole soon after its first page, whatever number of backups its pages are from.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ids::BackupId;
 use crate::manifest::backup::{Extent, Pack};
@@ -25,6 +27,9 @@ const RUN_PLAIN_MAX: u64 = 8 << 20;
 /// Unwanted bytes between two chunks that are still read with them, rather than by another request.
 const GAP_BYTES: u64 = 256 << 10;
 
+/// So many bytes of a file are sent to disk together.
+pub(super) const FLUSH_BYTES: u64 = 8 << 20;
+
 /// A file of the target.
 #[derive(Debug)]
 pub(super) struct File {
@@ -33,6 +38,28 @@ pub(super) struct File {
     pub(super) path: PathBuf,
     /// It was made by this fetch: what was not written to it is zero.
     pub(super) is_new: bool,
+    /// How many bytes each stretch of [`FLUSH_BYTES`] still lacks.
+    lacking: Box<[AtomicU64]>,
+}
+
+impl File {
+    pub(super) fn new(number: u64, path: PathBuf, size: u64, is_new: bool) -> Self {
+        let stretch = |from: u64| AtomicU64::new(FLUSH_BYTES.min(size - from));
+        let lacking = (0..size).step_by(FLUSH_BYTES as usize).map(stretch).collect();
+        File { number, path, is_new, lacking }
+    }
+
+    /// Notes that so many bytes came to this place; returns where each stretch begins that is whole now.
+    pub(super) fn came(&self, at: u64, bytes: u64) -> impl Iterator<Item = u64> {
+        let end = at.saturating_add(bytes);
+        let stretches = (at / FLUSH_BYTES * FLUSH_BYTES..end).step_by(FLUSH_BYTES as usize);
+        stretches.filter(move |begin| {
+            let within = end.min(begin.saturating_add(FLUSH_BYTES)) - at.max(*begin);
+            let lacking = usize::try_from(begin / FLUSH_BYTES).ok().and_then(|n| self.lacking.get(n));
+            within > 0
+                && lacking.is_some_and(|lacking| lacking.fetch_sub(within, Ordering::Relaxed) == within)
+        })
+    }
 }
 
 /// Bytes of a chunk, and where in which file of the window they belong.
@@ -141,6 +168,7 @@ impl Window {
             }
             of = Some(pack);
         }
+        runs.sort_by_key(Run::begin);
         Ok(alternating(runs))
     }
 }
@@ -167,6 +195,12 @@ impl Run {
         gap.is_some_and(|gap| gap <= GAP_BYTES)
             && end(chunk).saturating_sub(first.place.at) <= RUN_SEALED_MAX
             && plain.saturating_add(u64::from(chunk.plain)) <= RUN_PLAIN_MAX
+    }
+
+    /// Returns the first place it fills, by file.
+    fn begin(&self) -> Option<(u32, u64)> {
+        let pieces = self.chunks.first().map(|chunk| chunk.pieces.as_slice()).unwrap_or_default();
+        pieces.iter().map(|piece| (piece.file, piece.file_at)).min()
     }
 
     /// Returns how many bytes of files it holds.
@@ -197,7 +231,7 @@ mod tests {
     use super::*;
 
     fn file(number: u64) -> File {
-        File { number, path: PathBuf::from(number.to_string()), is_new: true }
+        File::new(number, PathBuf::from(number.to_string()), 100, true)
     }
 
     fn extent(pack: &str, chunk: u32, at: u64, offset: u32) -> Extent {
@@ -225,6 +259,18 @@ mod tests {
         let files: Vec<u32> = runs[0].chunks[1].pieces.iter().map(|p| p.file).collect();
         assert_eq!(files, [1, 0], "in the order of the chunk");
         assert_eq!(runs[0].bytes(), 60);
+    }
+
+    #[test]
+    fn a_stretch_is_whole_when_all_its_bytes_came() {
+        let file = File::new(0, PathBuf::new(), 2 * FLUSH_BYTES + 5, true);
+        let came = |at: u64, bytes: u64| file.came(at, bytes).collect::<Vec<_>>();
+        assert!(came(10, FLUSH_BYTES).is_empty());
+        assert_eq!(came(0, 10), [0]);
+        assert_eq!(came(FLUSH_BYTES + 10, FLUSH_BYTES - 5), [FLUSH_BYTES, 2 * FLUSH_BYTES]);
+        assert_eq!(came(2 * FLUSH_BYTES + 5, 0), [0_u64; 0]);
+        // What no manifest of ours says must do no harm.
+        assert!(came(u64::MAX, 9).is_empty());
     }
 
     #[test]
