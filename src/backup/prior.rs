@@ -132,10 +132,14 @@ impl Search<'_> {
         let blocks = self.vault.manifest_blocks(&self.head.node, backup).await;
         let mut blocks = blocks.map_err(|error| unreadable(error.to_string()))?;
         let mut reading = Reading::new(self.head.clone(), self.paranoid);
-        while let Some(block) = blocks.next().await.map_err(|error| unreadable(error.to_string()))? {
-            let take = tokio::task::spawn_blocking(move || reading.take(&block).map(|()| reading));
-            let taken = take.await.map_err(|error| unreadable(error.to_string()))?;
+        let mut block = blocks.next().await.map_err(|error| unreadable(error.to_string()))?;
+        while let Some(bytes) = block {
+            let take = tokio::task::spawn_blocking(move || reading.take(&bytes).map(|()| reading));
+            // The next block is opened meanwhile.
+            let (taken, next) = tokio::join!(take, blocks.next());
+            let taken = taken.map_err(|error| unreadable(error.to_string()))?;
             reading = taken.map_err(|error| unreadable(error.to_string()))?;
+            block = next.map_err(|error| unreadable(error.to_string()))?;
             if let Some(why) = reading.unlike {
                 return Err(No::Because(format!("backup {backup} {why}")));
             }

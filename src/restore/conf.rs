@@ -126,6 +126,8 @@ pub(super) fn recovering(needs: &Needs, goal: &Goal) -> String {
     let mut conf = Conf::new("Written by pitrus: replay to the cut.");
     conf.parameters(&needs.parameters).wal_sizes(needs.segment_bytes).private(needs);
     conf.set("shared_preload_libraries", "").set("hot_standby", "off");
+    // To rename a segment for later use the server syncs it first (`InstallXLogFileSegment`).
+    conf.set("wal_recycle", "off");
     conf.set("restore_command", &goal.restore_command);
     conf.set("recovery_target_timeline", goal.timeline);
     if let Some(stop) = goal.stop {
@@ -309,6 +311,7 @@ mod tests {
             "unix_socket_directories = '\"/tmp/p\"'",
             "shared_preload_libraries = ''",
             "archive_mode = 'off'",
+            "wal_recycle = 'off'",
             "max_connections = '300'",
             "max_worker_processes = '8'",
             "min_wal_size = '320MB'",
