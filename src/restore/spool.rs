@@ -28,6 +28,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::Error;
+use super::fetch::set_mode;
 use super::install::OsUser;
 use crate::clock;
 use crate::folio;
@@ -111,7 +112,7 @@ pub(super) struct Spool {
 impl Spool {
     /// Begins to serve one server.
     pub(super) fn open<S: Supply>(options: SpoolOptions, supply: S) -> Result<Self, Error> {
-        clear(&options.pg_wal)?;
+        clear(&options)?;
         let (socket, fifo) = (options.private.join(SOCKET), options.private.join(FOUND));
         for old in [&socket, &fifo] {
             let _ = std::fs::remove_file(old);
@@ -165,8 +166,8 @@ fn listen(fifo: &Path) -> std::io::Result<pipe::Receiver> {
 }
 
 /// Removes what an earlier run left: its files are asked for again, and may never have reached the disk.
-fn clear(pg_wal: &Path) -> Result<(), Error> {
-    for folder in [UNFINISHED, STATUS].map(|name| pg_wal.join(name)) {
+fn clear(options: &SpoolOptions) -> Result<(), Error> {
+    for folder in [UNFINISHED, STATUS].map(|name| options.pg_wal.join(name)) {
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::file("remove", &folder)(error));
@@ -174,6 +175,9 @@ fn clear(pg_wal: &Path) -> Result<(), Error> {
             _ => {}
         }
         std::fs::create_dir(&folder).map_err(Error::file("make", &folder))?;
+        set_mode(&folder, 0o700)?;
+        // The server goes on to write in it.
+        options.user.own(&folder)?;
     }
     Ok(())
 }
@@ -375,6 +379,8 @@ pub(super) fn restore_command(program: &Path, private: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use futures::StreamExt;
 
     use super::*;
@@ -424,6 +430,8 @@ mod tests {
             assert_eq!(given[..192], [[1; 64], [0; 64], [7; 64]].concat());
             assert!(given.len() == 1 << 24 && given[192..].iter().all(|byte| *byte == 0));
         }
+        let owner = |path: &str| std::fs::metadata(pg_wal.join(path)).unwrap().uid();
+        assert_eq!(owner(STATUS), owner("000000010000000000000001"));
         assert_eq!(get("00000001.history").await, LOOK);
         assert_eq!(std::fs::read(pg_wal.join("00000001.history")).unwrap(), b"one");
         for absent in ["000000010000000000000003", "00000002.history", "../../etc/passwd"] {

@@ -5,7 +5,8 @@ mod branch;
 mod copies;
 mod delta;
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -248,11 +249,26 @@ fn options(targets: PathBuf) -> RestoreOptions {
 
 fn silent(_: &NodeName, _: Step) {}
 
+/// The server must be able to write everywhere in its data directory.
+fn belongs_to_one(folder: &Path, owner: u32) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let found = std::fs::symlink_metadata(&path).unwrap();
+        assert_eq!(found.uid(), owner, "{}", path.display());
+        if found.is_dir() {
+            belongs_to_one(&path, owner);
+        }
+    }
+}
+
 async fn prove(kind: Kind, folder: &Arc<Folder>, gone: &Gone, landing: &Landing, report: &Report) {
     let worker = &report.nodes[1];
     assert_eq!(worker.settled.committed, [GID]);
     assert_eq!(worker.settled.rolled_back, [LOST]);
     assert_eq!(worker.settled.foreign[0].gid, "somebody's");
+    for data in NODES.map(|node| landing.directory.join(node)) {
+        belongs_to_one(&data, std::fs::metadata(&data).unwrap().uid());
+    }
     let mut servers = landing.start(folder).unwrap();
     proof::closed(&servers).await.unwrap();
     open_hba(folder, &servers).unwrap();
