@@ -486,8 +486,12 @@ mod tests {
         let output = run("000000010000000000000001");
         assert!(output.stderr.is_empty(), "{output:?}");
         assert_eq!(output.status.code(), Some(LOOK.into()));
-        while spool.asked() < 2 {
+        for _ in 0..10_000 {
+            if spool.asked() == 2 {
+                break;
+            }
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
+        assert_eq!(spool.asked(), 2);
     }
 }
