@@ -11,6 +11,7 @@ mod writer;
 pub use reader::{Ends, ManifestReader, read_line};
 pub use writer::ManifestWriter;
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -119,6 +120,26 @@ pub struct Extent {
     /// the chunk, not of these bytes, so that an extent can be divided without reading it.
     #[serde(rename = "x")]
     pub crc: u32,
+}
+
+/// The packs that extents name; each name is parsed once.
+#[derive(Debug, Default)]
+struct Named {
+    packs: BTreeSet<Pack>,
+    names: HashSet<Arc<str>>,
+}
+
+impl Named {
+    /// Adds those that the extents of a file name, in the manifest of `own`.
+    fn add(&mut self, extents: &[Extent], own: &BackupId) -> Result<(), Error> {
+        for Extent { pack, .. } in extents {
+            if !self.names.contains(pack) {
+                self.packs.insert(Pack::named(pack, own)?);
+                self.names.insert(Arc::clone(pack));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A pack: an object that holds sealed chunks, written by one backup.

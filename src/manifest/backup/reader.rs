@@ -1,11 +1,10 @@
 //! Reads a manifest line by line, from bytes as they come.
 
-use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::{Entry, Foot, Head, Kind, LINE_BYTES_MAX, Line, NAME, Pack, VERSION, inconsistent};
+use super::{Entry, Foot, Head, Kind, LINE_BYTES_MAX, Line, NAME, Named, Pack, VERSION, inconsistent};
 use crate::ids::BackupId;
 use crate::manifest::Error;
 
@@ -19,9 +18,7 @@ pub struct ManifestReader {
     /// What of `bytes` is known to hold no end of a line.
     searched: usize,
     own: Option<BackupId>,
-    packs: BTreeSet<Pack>,
-    /// The names of these that were read.
-    known: HashSet<Arc<str>>,
+    named: Named,
     files: u64,
     file_bytes: u64,
     ended: bool,
@@ -115,7 +112,7 @@ impl ManifestReader {
             (Line::Foot(foot), Some(own)) => {
                 let named: Result<BTreeSet<Pack>, Error> =
                     foot.packs.iter().map(|name| Pack::named(name, own)).collect();
-                if (foot.files, foot.bytes) != (self.files, self.file_bytes) || named? != self.packs {
+                if (foot.files, foot.bytes) != (self.files, self.file_bytes) || named? != self.named.packs {
                     return Err(inconsistent("its foot does not agree with its entries".to_owned()));
                 }
                 self.ended = true;
@@ -129,12 +126,7 @@ impl ManifestReader {
         if let Kind::File { size, extents, .. } = &entry.kind {
             self.files += 1;
             self.file_bytes = self.file_bytes.saturating_add(*size);
-            for extent in extents {
-                if !self.known.contains(&extent.pack) {
-                    self.packs.insert(Pack::named(&extent.pack, own)?);
-                    self.known.insert(Arc::clone(&extent.pack));
-                }
-            }
+            self.named.add(extents, own)?;
         }
         Ok(())
     }

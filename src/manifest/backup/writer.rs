@@ -1,9 +1,8 @@
 //! Writes a manifest line by line: entries leave memory as soon as their files are done.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::sync::Arc;
+use std::collections::VecDeque;
 
-use super::{Entry, Foot, Head, Kind, LINE_BYTES_MAX, Line, Pack, inconsistent};
+use super::{Entry, Foot, Head, Kind, LINE_BYTES_MAX, Line, Named, inconsistent};
 use crate::ids::BackupId;
 use crate::manifest::Error;
 
@@ -15,9 +14,7 @@ pub struct ManifestWriter {
     block: Vec<u8>,
     block_bytes: usize,
     full: VecDeque<Vec<u8>>,
-    packs: BTreeSet<Pack>,
-    /// The names of these that were entered.
-    known: HashSet<Arc<str>>,
+    named: Named,
     files: u64,
     file_bytes: u64,
 }
@@ -29,8 +26,7 @@ impl ManifestWriter {
             block: Vec::new(),
             block_bytes: block_bytes.max(1),
             full: VecDeque::new(),
-            packs: BTreeSet::new(),
-            known: HashSet::new(),
+            named: Named::default(),
             files: 0,
             file_bytes: 0,
         };
@@ -45,12 +41,7 @@ impl ManifestWriter {
         if let Kind::File { size, extents, .. } = &entry.kind {
             self.files += 1;
             self.file_bytes += size;
-            for extent in extents {
-                if !self.known.contains(&extent.pack) {
-                    self.packs.insert(Pack::named(&extent.pack, &self.own)?);
-                    self.known.insert(Arc::clone(&extent.pack));
-                }
-            }
+            self.named.add(extents, &self.own)?;
         }
         let path = entry.path.clone();
         let line = text(&Line::Entry(entry));
@@ -75,7 +66,7 @@ impl ManifestWriter {
     /// blocks that are left.
     pub fn finish(mut self, foot: &Foot) -> Vec<Vec<u8>> {
         self.close_block();
-        let packs = self.packs.iter().map(|pack| pack.name(&self.own)).collect();
+        let packs = self.named.packs.iter().map(|pack| pack.name(&self.own)).collect();
         let foot = Foot { files: self.files, bytes: self.file_bytes, packs, ..foot.clone() };
         self.line(&text(&Line::Foot(foot)));
         self.close_block();
