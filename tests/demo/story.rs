@@ -131,9 +131,7 @@ async fn disaster(cluster: &mut Cluster, protected: &mut Protected) -> anyhow::R
             }
         }
     }
-    // What was committed more than about a second ago is in the zones.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    protected.agents_live()?;
+    protected.wait_for_wal(&cluster.nodes).await?;
     cluster.destroy()?;
     protected.kill_agents()?;
     remove(&protected.zones[1])

@@ -61,10 +61,9 @@ impl Scene {
         Ok((target, truth))
     }
 
-    /// Waits until what is committed now is archived: parts go out every second.
+    /// Waits until the zones hold what is committed now on every node.
     pub(crate) async fn archived(&mut self) -> anyhow::Result<()> {
-        tokio::time::sleep(Duration::from_millis(2500)).await;
-        self.protected.agents_live()
+        self.protected.wait_for_wal(&self.cluster.nodes).await
     }
 
     /// Restores into a new folder `name`, without starting anything.

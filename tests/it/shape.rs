@@ -13,8 +13,6 @@ use crate::world::{DATABASE, Kind, Landing, Load, LoadOptions, NODES, Stop, Trut
 
 const ADDED: &str = "worker3";
 const LOAD: LoadOptions = LoadOptions { clients: 1, pause: Duration::from_millis(10) };
-/// The coordinator's agent looks at the cluster's shape every ten seconds.
-const SHAPE_IS_SEEN: Duration = Duration::from_secs(12);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_moment_has_the_nodes_of_then() {
@@ -73,7 +71,7 @@ async fn nodes_of_then() -> anyhow::Result<()> {
     let (before_added, after_added) = story.scene.add_worker(ADDED).await?;
     story.load(1).await?;
     story.scene.protected.wait_for_backups(Duration::from_secs(120)).await?;
-    tokio::time::sleep(SHAPE_IS_SEEN).await;
+    story.scene.protected.wait_for_shape(before_added).await?;
     story.scene.move_shard(1, 3).await?;
     let with_four = story.load(2).await?;
     let held = "select count(*) from pg_dist_placement where groupid = 3 and shardid in
@@ -86,7 +84,7 @@ async fn nodes_of_then() -> anyhow::Result<()> {
     story.scene.cluster.coordinator()?.run(DATABASE, &remove).await?;
     let just_removed = story.load(3).await?;
     story.scene.archived().await?;
-    tokio::time::sleep(SHAPE_IS_SEEN).await;
+    story.scene.protected.wait_for_shape(before_removed).await?;
     let agent = story.scene.protected.agents.pop().flatten().context("its agent")?;
     agent.stop().await?;
     story.scene.cluster.nodes.pop().context("the worker")?.stop(Stop::Fast)?;

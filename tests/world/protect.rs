@@ -1,5 +1,6 @@
 //! pitrus as its user drives it: the built program, configuration files, agents as processes.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -8,10 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use pitrus::lsn::Lsn;
+use pitrus::moment::Moment;
 use rustix::process::Signal;
 
 use super::cluster::{Cluster, DATABASE};
 use super::folder::Folder;
+use super::proof::eventually;
 use super::server::{Server, free_port, send};
 
 pub const CLUSTER: &str = "bank";
@@ -25,6 +29,8 @@ const ROLE: &str = "
         loop execute format('grant execute on function %s to pitrus', of_backups); end loop;
     end $$;
     grant pg_read_all_settings to pitrus;";
+/// For what a busy machine does late, and a fault never.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
 pub const ZONES: [&str; 3] = ["a", "b", "c"];
 
 /// A program of pitrus that was run to its end.
@@ -295,10 +301,61 @@ impl Protected {
         Ok(())
     }
 
+    /// Waits until the zones hold what is committed now on these servers.
+    pub async fn wait_for_wal(&mut self, servers: &[Server]) -> anyhow::Result<()> {
+        let mut ends = Vec::new();
+        for server in servers {
+            ends.push((&server.name, WalEnd::flushed(server).await?));
+        }
+        eventually("archived WAL", LONGEST_WAIT, async || {
+            self.agents_live()?;
+            let said = self.run_with(&[0, 1, 2], &["info", "--output", "json"]).await?.ok()?;
+            let info: serde_json::Value = serde_json::from_str(&said.out)?;
+            let nodes = info["nodes"].as_array().context("nodes")?;
+            let held = |name: &str| nodes.iter().find(|n| n["node"] == name).map(|n| &n["archived"]);
+            Ok(ends.iter().all(|(name, end)| held(name).and_then(WalEnd::archived).as_ref() >= Some(end)))
+        })
+        .await
+    }
+
+    /// Waits until a shape of the cluster is recorded that was seen after this moment.
+    pub async fn wait_for_shape(&self, moment: Moment) -> anyhow::Result<()> {
+        let shapes = self.zones[0].join(CLUSTER).join("topology");
+        let seen = |name: &OsStr| i64::from_str_radix(name.to_str()?, 16).ok();
+        eventually("the cluster's shape", LONGEST_WAIT, async || {
+            let names = std::fs::read_dir(&shapes)?.flatten().map(|entry| entry.file_name());
+            Ok(names.filter_map(|name| seen(&name)).any(|seen| seen > moment.unix_micros()))
+        })
+        .await
+    }
+
     fn has_backup(&self, node: &str) -> bool {
         let backups = self.zones[0].join(CLUSTER).join("nodes").join(node).join("backups");
         let Ok(backups) = std::fs::read_dir(backups) else { return false };
         backups.flatten().any(|backup| backup.path().join("manifest").is_file())
+    }
+}
+
+/// Where a node's WAL ends: ordered as promotions order it.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct WalEnd {
+    timeline: u64,
+    lsn: Lsn,
+}
+
+impl WalEnd {
+    /// What is on the server's own disk.
+    async fn flushed(server: &Server) -> anyhow::Result<WalEnd> {
+        let sql = "select pg_walfile_name(lsn) || ' ' || lsn from pg_current_wal_flush_lsn() as lsn";
+        let said = server.value("postgres", sql).await?.context("the end of its WAL")?;
+        let (file, lsn) = said.split_once(' ').context("a file and a place in it")?;
+        let timeline = u64::from_str_radix(file.get(..8).context("a timeline")?, 16)?;
+        Ok(WalEnd { timeline, lsn: lsn.parse()? })
+    }
+
+    /// What `pitrus info` says of a node.
+    fn archived(said: &serde_json::Value) -> Option<WalEnd> {
+        Some(WalEnd { timeline: said["timeline"].as_u64()?, lsn: said["to"].as_str()?.parse().ok()? })
     }
 }
 

@@ -13,8 +13,6 @@ use crate::world::{DATABASE, NODES, Stop, proof};
 
 const CLIENTS: usize = 3;
 const ADDED: &str = "worker3";
-/// The coordinator's agent looks at the cluster's shape every ten seconds.
-const SHAPE_IS_SEEN: Duration = Duration::from_secs(12);
 
 /// What was recorded.
 pub(super) struct Recorded {
@@ -61,7 +59,7 @@ pub(super) async fn record(scene: &mut Scene) -> anyhow::Result<Recorded> {
     let before_added = clock::now();
     scene.add_worker(ADDED).await?;
     scene.move_shard(2, 3).await?;
-    tokio::time::sleep(SHAPE_IS_SEEN).await;
+    scene.protected.wait_for_shape(before_added).await?;
     scene.protected.wait_for_backups(Duration::from_secs(120)).await?;
     wait(1000).await;
     let added = clock::now();
