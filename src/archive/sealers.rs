@@ -107,7 +107,7 @@ impl Sealing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seal::{EpochKey, KeyRing, open};
+    use crate::seal::{EpochKey, Form, KeyRing, open};
 
     #[tokio::test]
     async fn chunks_come_out_in_the_order_they_were_brought() {
@@ -116,7 +116,7 @@ mod tests {
         let plain: Vec<u8> = (0..3 * CHUNK_BYTES + 5).map(|at| (at / 1000 % 251) as u8).collect();
         for length in [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, plain.len()] {
             let plain = Bytes::copy_from_slice(&plain[..length]);
-            let sealed = sealers.whole(ObjectKey::new(&epoch, "a", 1), &plain).await.unwrap();
+            let sealed = sealers.whole(ObjectKey::new(&epoch, "a", Form::Bytes, 1), &plain).await.unwrap();
             let mut ring = KeyRing::new();
             ring.insert(epoch.clone());
             assert_eq!(open(&ring, "a", &sealed).unwrap(), plain);

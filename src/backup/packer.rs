@@ -16,6 +16,7 @@ use super::source::{CHUNK_BYTES, Pieced};
 use super::weave::Piece;
 use super::worker::Shared;
 use crate::manifest::backup::Extent;
+use crate::pgfile::page::PAGE_BYTES;
 use crate::seal::{ChunkPlace, Sealer};
 
 /// A pack, ready to be stored.
@@ -100,7 +101,8 @@ impl<'a> Packer<'a> {
         self.files.push(Filling { file, pieces: Vec::new(), size: None });
     }
 
-    /// Adds bytes of the file that was begun, at most a chunk; `read` fills the buffer and says how far.
+    /// Adds bytes of the file that was begun, at most a chunk; `read` fills the buffer and says how far. Pages begin
+    /// at a multiple of their length, as [`crate::seal`] looks for them there.
     pub(super) fn add(
         &mut self,
         at: u64,
@@ -108,6 +110,11 @@ impl<'a> Packer<'a> {
         read: impl FnOnce(&mut [u8]) -> Result<usize, Error>,
     ) -> Result<usize, Error> {
         let most = most.min(CHUNK_BYTES);
+        if most.is_multiple_of(PAGE_BYTES) {
+            let aligned = self.filled.next_multiple_of(PAGE_BYTES);
+            self.bundle.get_mut(self.filled..aligned).unwrap_or_default().fill(0);
+            self.filled = aligned;
+        }
         if self.filled + most > CHUNK_BYTES {
             self.seal_bundle()?;
         }

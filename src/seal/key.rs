@@ -148,7 +148,7 @@ impl EpochKey {
     /// [`Error::Damaged`] where it was wrapped for this one and is not what was stored.
     pub fn unwrap(master: &MasterKey, name: &str, object: &[u8]) -> Result<Self, Error> {
         let damaged = |problem| Error::Damaged { name: name.to_owned(), problem };
-        let mut rest = preamble(name, object, KIND_KEY)?;
+        let (_, mut rest) = preamble(name, object, KIND_KEY, VERSION)?;
         if object.len() != KEY_OBJECT_BYTES {
             return Err(damaged("it has not the length of a key object"));
         }

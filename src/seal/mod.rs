@@ -1,6 +1,6 @@
 //! How bytes are kept in a zone: compressed, then encrypted and authenticated. Pure.
 //!
-//! plain bytes -> chunks of at most [`CHUNK_BYTES`] -> zstd -> AES-256-GCM -> one object
+//! plain bytes -> chunks of at most [`CHUNK_BYTES`] -> of pages, their columns -> zstd -> AES-256-GCM -> one object
 //!
 //! Every object has its own random data key; its header wraps that key for an *epoch key*, and small
 //! key objects wrap epoch keys for the [`MasterKey`], so a new master key rewrites only those. The
@@ -18,6 +18,7 @@
 #![doc = include_str!("format.md")]
 #![deny(clippy::indexing_slicing)]
 
+mod columns;
 mod header;
 mod key;
 mod open;
@@ -28,6 +29,7 @@ pub use header::HEADER_BYTES;
 pub use key::{EpochId, EpochKey, KeyId, KeyRing, MasterKey};
 pub use open::{Opener, Walk, last_chunk, open, same_contents};
 pub use sealer::{Assembly, ChunkPlace, ObjectKey, Sealer, Seat};
+pub use squeeze::Form;
 
 use crate::class::{Class, Classified};
 

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::header::{self, HEADER_BYTES, Secrets};
 use super::key::{Cipher, cipher, take};
 use super::sealer::{PREFIX_BYTES, TAG_BYTES, TRAILER_BYTES, nonce, trailer};
-use super::{Error, KeyRing, squeeze};
+use super::{Error, Form, KeyRing, squeeze};
 
 thread_local! {
     /// Where a chunk is decrypted; fresh memory for each would cost as much as the decryption.
@@ -20,14 +20,22 @@ pub struct Opener {
     nonce_prefix: [u8; 7],
     binding: [u8; 32],
     chunk_bytes: usize,
+    form: Form,
 }
 
 impl Opener {
     /// Opens a header: the object's first [`HEADER_BYTES`] (more may follow).
     pub fn new(ring: &KeyRing, name: &str, header: &[u8]) -> Result<Self, Error> {
         let secrets = header::open(name, header, |epoch| ring.get(epoch))?;
-        let Secrets { data_key, nonce_prefix, binding, chunk_bytes } = secrets;
-        Ok(Opener { name: name.to_owned(), cipher: cipher(&data_key), nonce_prefix, binding, chunk_bytes })
+        let Secrets { data_key, nonce_prefix, binding, chunk_bytes, form } = secrets;
+        Ok(Opener {
+            name: name.to_owned(),
+            cipher: cipher(&data_key),
+            nonce_prefix,
+            binding,
+            chunk_bytes,
+            form,
+        })
     }
 
     /// Opens one chunk. `sealed` is the chunk with its length prefix, in place of what `plain` held.
@@ -52,7 +60,8 @@ impl Opener {
             self.cipher
                 .open(nonce, &[&self.binding], kept, *tag)
                 .ok_or_else(|| self.damaged("a chunk is not what was sealed there"))?;
-            squeeze::decompress(kept, self.chunk_bytes, plain).map_err(|problem| self.damaged(problem))
+            squeeze::decompress(kept, self.form, self.chunk_bytes, plain)
+                .map_err(|problem| self.damaged(problem))
         })
     }
 

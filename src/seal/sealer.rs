@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::header::{self, Secrets};
 use super::key::{Cipher, cipher};
-use super::{CHUNK_BYTES, EpochKey, Error, squeeze};
+use super::{CHUNK_BYTES, EpochKey, Error, Form, squeeze};
 
 /// Where a sealed chunk lies in its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +36,15 @@ struct Shared {
     cipher: Cipher,
     nonce_prefix: [u8; 7],
     binding: [u8; 32],
+    form: Form,
     level: i32,
     next: AtomicU64,
 }
 
 impl ObjectKey {
     /// Makes the keys of a new object that will be stored under `name`; `level` is zstd's.
-    pub fn new(epoch: &EpochKey, name: &str, level: i32) -> Self {
-        let (header, secrets) = header::create(epoch, name, CHUNK_BYTES);
+    pub fn new(epoch: &EpochKey, name: &str, form: Form, level: i32) -> Self {
+        let (header, secrets) = header::create(epoch, name, CHUNK_BYTES, form);
         let Secrets { data_key, nonce_prefix, binding, .. } = secrets;
         ObjectKey(Arc::new(Shared {
             name: name.to_owned(),
@@ -51,6 +52,7 @@ impl ObjectKey {
             cipher: cipher(&data_key),
             nonce_prefix,
             binding,
+            form,
             level,
             next: AtomicU64::new(0),
         }))
@@ -97,7 +99,7 @@ impl Seat {
         }
         let begin = out.len();
         out.extend_from_slice(&[0; PREFIX_BYTES]);
-        squeeze::compress(plain, key.level, out)
+        squeeze::compress(plain, key.form, key.level, out)
             .map_err(|source| Error::Compressor { name: key.name.clone(), source })?;
         let body = out.get_mut(begin + PREFIX_BYTES..).unwrap_or_default();
         let nonce = nonce(key.nonce_prefix, self.index, last);
@@ -209,8 +211,8 @@ pub struct Sealer(Assembly);
 
 impl Sealer {
     /// Begins an object that will be stored under `name`; `level` is zstd's.
-    pub fn new(epoch: &EpochKey, name: &str, level: i32) -> Self {
-        Sealer(Assembly::new(ObjectKey::new(epoch, name, level)))
+    pub fn new(epoch: &EpochKey, name: &str, form: Form, level: i32) -> Self {
+        Sealer(Assembly::new(ObjectKey::new(epoch, name, form, level)))
     }
 
     /// Seals the next chunk, of at most [`CHUNK_BYTES`].
@@ -233,9 +235,9 @@ impl Sealer {
         self.0.finish()
     }
 
-    /// Seals all of `plain` as one object.
+    /// Seals all of `plain` as one object, as bytes.
     pub fn whole(epoch: &EpochKey, name: &str, level: i32, plain: &[u8]) -> Result<Bytes, Error> {
-        let mut sealer = Sealer::new(epoch, name, level);
+        let mut sealer = Sealer::new(epoch, name, Form::Bytes, level);
         let mut chunks = plain.chunks(CHUNK_BYTES).peekable();
         while let Some(chunk) = chunks.next() {
             sealer.chunk(chunk, chunks.peek().is_none())?;

@@ -30,7 +30,7 @@ fn what_is_sealed_opens() {
 fn contents_are_compared_however_they_were_cut_into_chunks() {
     let (ring, key) = ring();
     let sealed = |cuts: &[usize], plain: &[u8]| {
-        let mut sealer = Sealer::new(&key, "a", 1);
+        let mut sealer = Sealer::new(&key, "a", Form::Bytes, 1);
         let mut rest = plain;
         for cut in cuts {
             let (chunk, behind) = rest.split_at(*cut);
@@ -59,10 +59,48 @@ fn contents_are_compared_however_they_were_cut_into_chunks() {
     }
 }
 
+/// Pages of an index whose keys grow by one.
+fn index_pages(pages: u32) -> Vec<u8> {
+    let page = |block: u32| {
+        let mut page = vec![0; 8192];
+        let (tuples, special) = (366_u32, 8176_u32);
+        let fields = [24 + 4 * tuples, special - 16 * tuples, special, 8192 | 4];
+        for (at, value) in fields.iter().enumerate() {
+            page[12 + 2 * at..][..2].copy_from_slice(&(*value as u16).to_le_bytes());
+        }
+        for n in 0..tuples {
+            let at = special - 16 * (n + 1);
+            page[24 + 4 * n as usize..][..4].copy_from_slice(&(16 << 17 | 1 << 15 | at).to_le_bytes());
+            let key = block * tuples + n;
+            let tuple =
+                [(key / 61).rotate_left(16), (key % 61) | (16 << 16), key, 0].map(u32::to_le_bytes).concat();
+            page[at as usize..][..16].copy_from_slice(&tuple);
+        }
+        page
+    };
+    (0..pages).flat_map(page).collect()
+}
+
+#[test]
+fn pages_are_stored_by_column_and_open_as_they_were() {
+    let (ring, key) = ring();
+    // The whole pages of a chunk, and what lies behind them.
+    let plain = [&index_pages(100)[..], &[5; 77]].concat();
+    let sealed = |form| {
+        let mut sealer = Sealer::new(&key, "n", form, 1);
+        sealer.chunk(&plain, false).unwrap();
+        sealer.finish().unwrap()
+    };
+    let [bytes, pages] = [Form::Bytes, Form::Pages].map(sealed);
+    assert!(open(&ring, "n", &bytes).unwrap() == plain && open(&ring, "n", &pages).unwrap() == plain);
+    assert!(same_contents(&ring, "n", &bytes, &pages).unwrap());
+    assert!(pages.len() < bytes.len() / 3, "{} of {}", pages.len(), bytes.len());
+}
+
 #[test]
 fn chunks_open_alone_and_were_sealed_by_several() {
     let (ring, epoch) = ring();
-    let key = ObjectKey::new(&epoch, "pack", 3);
+    let key = ObjectKey::new(&epoch, "pack", Form::Pages, 3);
     let seats: Vec<Seat> = (0..4).map(|_| key.seat().unwrap()).collect();
     let sealed: Vec<(u32, Vec<u8>)> = std::thread::scope(|scope| {
         let seal = |seat: Seat| {
@@ -95,8 +133,13 @@ fn chunks_open_alone_and_were_sealed_by_several() {
 
 #[test]
 fn every_flipped_bit_is_found() {
+    flipped_bits(Form::Bytes);
+    flipped_bits(Form::Pages);
+}
+
+fn flipped_bits(form: Form) {
     let (ring, key) = ring();
-    let mut sealer = Sealer::new(&key, "n", 1);
+    let mut sealer = Sealer::new(&key, "n", form, 1);
     sealer.chunk(b"first", false).unwrap();
     sealer.chunk(b"second", true).unwrap();
     let good = sealer.finish().unwrap().to_vec();
@@ -119,7 +162,7 @@ fn every_flipped_bit_is_found() {
 #[test]
 fn chunks_cannot_be_left_out_moved_or_doubled() {
     let (ring, key) = ring();
-    let mut sealer = Sealer::new(&key, "n", 1);
+    let mut sealer = Sealer::new(&key, "n", Form::Bytes, 1);
     let places: Vec<ChunkPlace> = (0..4).map(|i| sealer.chunk(&[i; 50], i == 3).unwrap()).collect();
     assert!(sealer.chunk(b"more", false).is_err());
     let object = sealer.finish().unwrap();

@@ -35,7 +35,7 @@ pub use segments::{PartRange, SegmentState, Segments, Stretch};
 use tokio::sync::Semaphore;
 
 use crate::ids::{ClusterName, ZoneName};
-use crate::seal::{KeyId, KeyRing, MasterKey, ObjectKey, Opener, Sealer};
+use crate::seal::{Form, KeyId, KeyRing, MasterKey, ObjectKey, Opener, Sealer};
 use crate::zones::ZoneSet;
 
 /// What the vault may be used for.
@@ -133,12 +133,12 @@ impl Vault {
 
     /// Begins an object that will be put with [`Vault::put_sealed`]; `level` is zstd's.
     pub fn sealer(&self, name: &ObjectName, level: i32) -> Result<Sealer, Error> {
-        Ok(Sealer::new(self.ring().current().ok_or(Error::NoKey)?, &self.path(name), level))
+        Ok(Sealer::new(self.ring().current().ok_or(Error::NoKey)?, &self.path(name), form(name), level))
     }
 
     /// Makes the key of an object whose chunks several threads seal; see [`crate::seal`].
     pub fn object_key(&self, name: &ObjectName, level: i32) -> Result<ObjectKey, Error> {
-        Ok(ObjectKey::new(self.ring().current().ok_or(Error::NoKey)?, &self.path(name), level))
+        Ok(ObjectKey::new(self.ring().current().ok_or(Error::NoKey)?, &self.path(name), form(name), level))
     }
 
     /// Returns the object's full name, as zones know it.
@@ -152,6 +152,11 @@ impl Vault {
             Access::Read => Err(Error::ReadOnly { object: object.to_owned() }),
         }
     }
+}
+
+/// What an object's chunks hold: packs, files of a data directory.
+fn form(name: &ObjectName) -> Form {
+    if matches!(name, ObjectName::Pack { .. }) { Form::Pages } else { Form::Bytes }
 }
 
 impl std::fmt::Debug for Vault {

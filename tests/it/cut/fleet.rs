@@ -82,8 +82,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Runs transactions on both servers at once for a while.
-    async fn load(&self, lasting: Duration) -> anyhow::Result<Seen> {
+    /// Runs transactions on both servers at once for a while, and returns a moment among them too.
+    async fn load(&self, lasting: Duration) -> anyhow::Result<(Moment, Seen)> {
         let (ended, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(1)));
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
@@ -109,6 +109,8 @@ impl Fleet {
             }));
         }
         tokio::time::sleep(lasting / 2).await;
+        let among = clock::now();
+        tokio::time::sleep(lasting / 8).await;
         self.name_a_point().await?;
         tokio::time::sleep(lasting / 2).await;
         ended.store(true, Ordering::Relaxed);
@@ -116,7 +118,7 @@ impl Fleet {
         for client in clients {
             all.extend(client.await??);
         }
-        Ok(all)
+        Ok((among, all))
     }
 
     /// Waits until all WAL is archived, and ends the servers.
@@ -264,9 +266,7 @@ async fn by_hand() -> anyhow::Result<()> {
     };
     let mut fleet = Fleet::new(ahead_ms).await?;
     fleet.forget_one().await?;
-    let began = clock::now();
-    let seen = fleet.load(Duration::from_secs(4)).await?;
-    let time = began.plus_micros(1_500_000);
+    let (time, seen) = fleet.load(Duration::from_secs(4)).await?;
     fleet.archived().await?;
 
     let cut = fleet.cut(&["--time", &time.to_string(), "--output", "json"]).json();
