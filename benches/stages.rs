@@ -15,7 +15,7 @@ use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use pitrus::manifest::backup::{Entry, Extent, Kind, read_line};
 use pitrus::pgfile::page::{PAGE_BYTES, checksum};
-use pitrus::seal::{CHUNK_BYTES, EpochKey, KeyRing, Sealer, Walk};
+use pitrus::seal::{CHUNK_BYTES, EpochKey, Form, KeyRing, Sealer, Walk};
 use timing::median;
 
 const BYTES: usize = 64 << 20;
@@ -83,6 +83,7 @@ fn main() {
     row("AES-256-GCM alone", encrypted, "of what zstd leaves only".into());
 
     opening(&plain, row);
+    columns(&index(plain.len()), row);
     manifest();
 }
 
@@ -108,6 +109,30 @@ fn opening(plain: &[u8], row: impl Fn(&str, Duration, String)) {
         }
     });
     row("open: AES and zstd", opened, format!("{:.2} of zstd alone", ratio(alone, opened)));
+}
+
+/// The same for pages of an index, whose tuples have one length and are laid by column.
+fn columns(plain: &[u8], row: impl Fn(&str, Duration, String)) {
+    let (epoch, mut ring) = (EpochKey::generate(), KeyRing::new());
+    ring.insert(epoch.clone());
+    for (what, form) in [("an index as bytes", Form::Bytes), ("an index by column", Form::Pages)] {
+        let mut object = bytes::Bytes::new();
+        let sealed = median(|| {
+            let mut sealer = Sealer::new(&epoch, "bench", form, 1);
+            plain.chunks(CHUNK_BYTES).for_each(|chunk| _ = sealer.chunk(chunk, false).unwrap());
+            object = sealer.finish().unwrap();
+        });
+        let share = format!("{:.3} of the bytes", object.len() as f64 / plain.len() as f64);
+        row(&format!("seal, level 1: {what}"), sealed, share);
+        let mut place = Vec::with_capacity(CHUNK_BYTES);
+        let opened = median(|| {
+            let mut walk = Walk::new(&ring, "bench", &object).unwrap();
+            while walk.next_into(&object, &mut place).unwrap() {
+                black_box(&place);
+            }
+        });
+        row(&format!("open: {what}"), opened, String::new());
+    }
 }
 
 /// Lines of a manifest: what a restore and the next backup read for each file.
@@ -160,4 +185,28 @@ fn pages(bytes: usize) -> Vec<u8> {
         all.extend_from_slice(&page);
     }
     all
+}
+
+/// Makes pages of a B-tree over a counter, whose rows were inserted in another order: tuples of 16 bytes.
+fn index(bytes: usize) -> Vec<u8> {
+    const TUPLES: usize = 366;
+    let page = |block: usize| {
+        let mut page = vec![0u8; PAGE_BYTES];
+        let special = PAGE_BYTES - 16;
+        let fields = [24 + 4 * TUPLES, special - 16 * TUPLES, special, PAGE_BYTES | 4];
+        for (n, field) in fields.into_iter().enumerate() {
+            page[12 + 2 * n..][..2].copy_from_slice(&(field as u16).to_le_bytes());
+        }
+        for n in 0..TUPLES {
+            let at = special - 16 * (n + 1);
+            page[24 + 4 * n..][..4].copy_from_slice(&((16 << 17) | (1 << 15) | at as u32).to_le_bytes());
+            let key = block * TUPLES + n;
+            let row = key / 61 * 61 + key * 17 % 61;
+            let tid = [((row / 61) >> 16) as u16, (row / 61) as u16, (row % 61) as u16 + 1, 16];
+            page[at..at + 8].copy_from_slice(&tid.map(u16::to_le_bytes).concat());
+            page[at + 8..at + 12].copy_from_slice(&(key as u32).to_le_bytes());
+        }
+        page
+    };
+    (0..bytes / PAGE_BYTES).flat_map(page).collect()
 }

@@ -4,15 +4,17 @@
 //!
 //! pages -> [`lay`] -> zstd ... zstd -> [`restore`] -> the same pages
 //!
-//! What is moved lies between `pd_upper` and `pd_special`. What says so, the page's header and line pointers
+//! What is turned lies between `pd_upper` and `pd_special`. What says so, the page's header and line pointers
 //! (`src/include/storage/bufpage.h`, `itemid.h`), stays where it is, so a page tells by itself how it was laid,
 //! and any bytes at all come back as they were.
+
+use wide::u8x16;
 
 /// The length of a page; bytes behind the last whole one stay as they are.
 const PAGE_BYTES: usize = 8192;
 /// `SizeOfPageHeaderData`, where line pointers begin.
 const HEADER_BYTES: usize = 24;
-/// `MAXIMUM_ALIGNOF`: tuples begin and end at multiples of it. Also how many bytes of how many tuples are moved
+/// `MAXIMUM_ALIGNOF`: tuples begin and end at multiples of it. Also how many bytes of how many tuples are turned
 /// at once.
 const WORD: usize = 8;
 /// Fewer tuples have too little in common; longer ones are few on a page.
@@ -64,31 +66,29 @@ fn tuple_length(item: &[u8; 4]) -> usize {
     ((u32::from_le_bytes(*item) >> 17) as usize).next_multiple_of(WORD)
 }
 
-/// Replaces what `laid` holds by `pages` with their columns laid out; returns how many bytes of tuples there are.
-pub(super) fn lay(pages: &[u8], laid: &mut Vec<u8>) -> usize {
-    turn(pages, laid, |table, from, to| transpose(from, table.rows, table.width, to))
+/// Lays the columns of all pages in `bytes` out; returns how many bytes of tuples there are.
+pub(super) fn lay(bytes: &mut [u8]) -> usize {
+    turn(bytes, |table, from, to| transpose(from, table.rows, table.width, to))
 }
 
 /// The inverse of [`lay`].
-pub(super) fn restore(laid: &[u8], pages: &mut Vec<u8>) {
-    turn(laid, pages, |table, from, to| transpose(from, table.width, table.rows, to));
+pub(super) fn restore(bytes: &mut [u8]) {
+    turn(bytes, |table, from, to| transpose(from, table.width, table.rows, to));
 }
 
-fn turn(from: &[u8], to: &mut Vec<u8>, turn: impl Fn(Table, &[u8], &mut [u8])) -> usize {
-    to.clear();
-    to.extend_from_slice(from);
+fn turn(bytes: &mut [u8], turn: impl Fn(Table, &[u8], &mut [u8])) -> usize {
     let mut kept = [0; PAGE_BYTES];
-    let mut moved = 0;
-    for page in to.as_chunks_mut().0 {
+    let mut turned = 0;
+    for page in bytes.as_chunks_mut().0 {
         let Some(table) = Table::of(page) else { continue };
         let kept = kept.get_mut(table.begin..table.end());
         if let (Some(tuples), Some(kept)) = (page.get_mut(table.begin..table.end()), kept) {
             kept.copy_from_slice(tuples);
             turn(table, kept, tuples);
-            moved += tuples.len();
+            turned += tuples.len();
         }
     }
-    moved
+    turned
 }
 
 /// Turns `rows` rows of `width` bytes into as many columns. Both are at least [`WORD`].
@@ -100,39 +100,33 @@ fn transpose(from: &[u8], rows: usize, width: usize, to: &mut [u8]) {
     // Where a length is no multiple of a word, the last one overlaps that before it.
     for column in (0..width).step_by(WORD).map(|column| column.min(width - WORD)) {
         let to = &mut to[column * rows..(column + WORD) * rows];
-        let mut block = |from: &[u8], row: usize| {
-            let word = |n: usize| {
-                let word = from[n * width + column..].first_chunk();
-                u64::from_le_bytes(*word.expect("a row has this word"))
+        for row in (0..rows).step_by(WORD).map(|row| row.min(rows - WORD)) {
+            let from = &from[row * width..(row + WORD) * width];
+            let two = |n: usize| {
+                let (mut lane, at) = ([0; 2 * WORD], 2 * n * width + column);
+                lane[..WORD].copy_from_slice(&from[at..at + WORD]);
+                lane[WORD..].copy_from_slice(&from[at + width..at + width + WORD]);
+                u8x16::new(lane)
             };
-            for (n, word) in transposed(std::array::from_fn(word)).iter().enumerate() {
-                let at = n * rows + row;
-                to[at..at + WORD].copy_from_slice(&word.to_le_bytes());
+            for (n, lane) in transposed(std::array::from_fn(two)).iter().enumerate() {
+                let (lane, at) = (lane.to_array(), 2 * n * rows + row);
+                to[at..at + WORD].copy_from_slice(&lane[..WORD]);
+                to[at + rows..at + rows + WORD].copy_from_slice(&lane[WORD..]);
             }
-        };
-        for (n, rows) in from.chunks_exact(WORD * width).enumerate() {
-            block(rows, n * WORD);
         }
-        block(&from[(rows - WORD) * width..], rows - WORD);
     }
 }
 
-/// Turns eight words of eight bytes (Warren, Hacker's Delight, 7-3): halves, quarters, then bytes change places.
-fn transposed(words: [u64; WORD]) -> [u64; WORD] {
-    let halves = |low, high| exchanged(low, high, 32, 0x0000_0000_ffff_ffff);
-    let quarters = |low, high| exchanged(low, high, 16, 0x0000_ffff_0000_ffff);
-    let bytes = |low, high| exchanged(low, high, 8, 0x00ff_00ff_00ff_00ff);
-    let [a, b, c, d, e, f, g, h] = words;
-    let ((a, e), (b, f), (c, g), (d, h)) = (halves(a, e), halves(b, f), halves(c, g), halves(d, h));
-    let ((a, c), (b, d), (e, g), (f, h)) = (quarters(a, c), quarters(b, d), quarters(e, g), quarters(f, h));
-    let ((a, b), (c, d), (e, f), (g, h)) = (bytes(a, b), bytes(c, d), bytes(e, f), bytes(g, h));
-    [a, b, c, d, e, f, g, h]
-}
-
-/// The upper bits of one word's parts change places with the lower bits of the other's.
-fn exchanged(low: u64, high: u64, shift: u32, mask: u64) -> (u64, u64) {
-    let differ = ((low >> shift) ^ high) & mask;
-    (low ^ (differ << shift), high ^ differ)
+/// Turns eight words of eight bytes, two in a lane. Each round takes the bytes from both halves by turns, which moves
+/// every bit of a byte's place up by one; after three of them, row and column have changed places.
+fn transposed(mut lanes: [u8x16; WORD / 2]) -> [u8x16; WORD / 2] {
+    for _ in 0..3 {
+        let [a, b, c, d] = lanes;
+        let by_turns = |low, high| (u8x16::unpack_low(low, high), u8x16::unpack_high(low, high));
+        let ((a, b), (c, d)) = (by_turns(a, c), by_turns(b, d));
+        lanes = [a, b, c, d];
+    }
+    lanes
 }
 
 #[cfg(test)]
@@ -175,11 +169,12 @@ mod tests {
     }
 
     fn laid(pages: &[u8]) -> (Vec<u8>, usize) {
-        let (mut laid, mut back) = (vec![9; 3], vec![8; 5]);
-        let moved = lay(pages, &mut laid);
-        restore(&laid, &mut back);
+        let mut laid = pages.to_vec();
+        let turned = lay(&mut laid);
+        let mut back = laid.clone();
+        restore(&mut back);
         assert!(back == pages, "it comes back");
-        (laid, moved)
+        (laid, turned)
     }
 
     #[test]
@@ -242,8 +237,8 @@ mod tests {
             assert!(laid(page) == (page.to_vec(), 0), "{n}");
         }
         assert_eq!(laid(&good[..PAGE_BYTES - 1]).1, 0);
-        let (two, moved) = laid(&[&good[..], &none[9], &good, &good[..100]].concat());
-        assert!(moved == 2 * 3200 && two.ends_with(&good[..100]));
+        let (two, turned) = laid(&[&good[..], &none[9], &good, &good[..100]].concat());
+        assert!(turned == 2 * 3200 && two.ends_with(&good[..100]));
     }
 
     proptest! {

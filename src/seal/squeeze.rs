@@ -37,8 +37,9 @@ pub(super) fn compress(plain: &[u8], form: Form, level: i32, out: &mut Vec<u8>) 
     match form {
         Form::Bytes => frame(plain, level, SHORTEST_MATCH, out),
         Form::Pages => LAID.with_borrow_mut(|laid| {
-            let moved = columns::lay(plain, laid);
-            let mostly = moved > plain.len() / 2;
+            laid.clear();
+            laid.extend_from_slice(plain);
+            let mostly = columns::lay(laid) > plain.len() / 2;
             frame(laid, level, if mostly { SHORTEST_MATCH_IN_COLUMNS } else { SHORTEST_MATCH }, out)
         }),
     }
@@ -72,14 +73,11 @@ pub(super) fn decompress(
     most: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), &'static str> {
-    match form {
-        Form::Bytes => unframe(squeezed, most, out),
-        Form::Pages => LAID.with_borrow_mut(|laid| {
-            unframe(squeezed, most, laid)?;
-            columns::restore(laid, out);
-            Ok(())
-        }),
+    unframe(squeezed, most, out)?;
+    if form == Form::Pages {
+        columns::restore(out);
     }
+    Ok(())
 }
 
 fn unframe(frame: &[u8], most: usize, out: &mut Vec<u8>) -> Result<(), &'static str> {
