@@ -6,7 +6,8 @@
 //!
 //! What is turned lies between `pd_upper` and `pd_special`. What says so, the page's header and line pointers
 //! (`src/include/storage/bufpage.h`, `itemid.h`), stays where it is, so a page tells by itself how it was laid,
-//! and any bytes at all come back as they were.
+//! and any bytes at all come back as they were. Which pages those are is part of the format (`format.md`): to choose
+//! others takes a new version of it.
 
 use wide::u8x16;
 
@@ -50,10 +51,6 @@ impl Table {
         let pays = alike && rows >= FEWEST && (2 * WORD..=LONGEST).contains(&width);
         pays.then_some(Table { begin: special - rows * width, rows, width })
     }
-
-    fn end(self) -> usize {
-        self.begin + self.rows * self.width
-    }
 }
 
 fn short(bytes: &[u8; 2]) -> usize {
@@ -66,29 +63,39 @@ fn tuple_length(item: &[u8; 4]) -> usize {
     ((u32::from_le_bytes(*item) >> 17) as usize).next_multiple_of(WORD)
 }
 
-/// Lays the columns of all pages in `bytes` out; returns how many bytes of tuples there are.
-pub(super) fn lay(bytes: &mut [u8]) -> usize {
-    turn(bytes, |table, from, to| transpose(from, table.rows, table.width, to))
+/// Replaces what `laid` holds by `plain` with the columns of its pages laid out; returns how many bytes of tuples
+/// there are.
+pub(super) fn lay(plain: &[u8], laid: &mut Vec<u8>) -> usize {
+    laid.resize(plain.len(), 0);
+    let ((pages, rest), (to, behind)) = (plain.as_chunks(), laid.as_chunks_mut());
+    behind.copy_from_slice(rest);
+    pages.iter().zip(to).map(|(page, to)| lay_page(page, to)).sum()
 }
 
-/// The inverse of [`lay`].
+fn lay_page(page: &Page, to: &mut Page) -> usize {
+    let Some(Table { begin, rows, width }) = Table::of(page) else {
+        *to = *page;
+        return 0;
+    };
+    let ((head, rest), (head_to, rest_to)) = (page.split_at(begin), to.split_at_mut(begin));
+    let ((tuples, tail), (tuples_to, tail_to)) =
+        (rest.split_at(rows * width), rest_to.split_at_mut(rows * width));
+    head_to.copy_from_slice(head);
+    transpose(tuples, rows, width, tuples_to);
+    tail_to.copy_from_slice(tail);
+    rows * width
+}
+
+/// Makes what was laid out the pages again.
 pub(super) fn restore(bytes: &mut [u8]) {
-    turn(bytes, |table, from, to| transpose(from, table.width, table.rows, to));
-}
-
-fn turn(bytes: &mut [u8], turn: impl Fn(Table, &[u8], &mut [u8])) -> usize {
     let mut kept = [0; PAGE_BYTES];
-    let mut turned = 0;
     for page in bytes.as_chunks_mut().0 {
-        let Some(table) = Table::of(page) else { continue };
-        let kept = kept.get_mut(table.begin..table.end());
-        if let (Some(tuples), Some(kept)) = (page.get_mut(table.begin..table.end()), kept) {
-            kept.copy_from_slice(tuples);
-            turn(table, kept, tuples);
-            turned += tuples.len();
-        }
+        let Some(Table { begin, rows, width }) = Table::of(page) else { continue };
+        let (tuples, _) = page.split_at_mut(begin).1.split_at_mut(rows * width);
+        let (kept, _) = kept.split_at_mut(rows * width);
+        kept.copy_from_slice(tuples);
+        transpose(kept, width, rows, tuples);
     }
-    turned
 }
 
 /// Turns `rows` rows of `width` bytes into as many columns. Both are at least [`WORD`].
@@ -169,8 +176,8 @@ mod tests {
     }
 
     fn laid(pages: &[u8]) -> (Vec<u8>, usize) {
-        let mut laid = pages.to_vec();
-        let turned = lay(&mut laid);
+        let mut laid = vec![9; 3];
+        let turned = lay(pages, &mut laid);
         let mut back = laid.clone();
         restore(&mut back);
         assert!(back == pages, "it comes back");

@@ -1,5 +1,5 @@
-//! zstd, one independent frame a chunk; of pages, their columns. Contexts are costly to make (megabytes at higher levels), so
-//! each thread keeps its own.
+//! zstd, one independent frame a chunk; of pages, their columns. Contexts are costly to make (megabytes at higher
+//! levels), so each thread keeps its own.
 
 use std::cell::RefCell;
 use std::io;
@@ -37,9 +37,7 @@ pub(super) fn compress(plain: &[u8], form: Form, level: i32, out: &mut Vec<u8>) 
     match form {
         Form::Bytes => frame(plain, level, SHORTEST_MATCH, out),
         Form::Pages => LAID.with_borrow_mut(|laid| {
-            laid.clear();
-            laid.extend_from_slice(plain);
-            let mostly = columns::lay(laid) > plain.len() / 2;
+            let mostly = columns::lay(plain, laid) > plain.len() / 2;
             frame(laid, level, if mostly { SHORTEST_MATCH_IN_COLUMNS } else { SHORTEST_MATCH }, out)
         }),
     }

@@ -296,7 +296,7 @@ async fn restores_whole(kind: Kind, test: &str) {
     let began = Instant::now();
     let (options, store) = (options(landing.targets.clone()), gone.copies.clone());
     let report = restore::run(&options, store, gone.plan.clone(), Arc::new(silent)).await.unwrap();
-    eprintln!("{}\n{test}: restored in {:?}", report.text(), began.elapsed());
+    eprintln!("{test}: restored in {:?}", began.elapsed());
     prove(kind, &folder, &gone, &landing, &report).await;
     assert_eq!(ears.heard(), 0, "something called the source");
 }
