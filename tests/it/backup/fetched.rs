@@ -73,6 +73,9 @@ impl Fetched {
                 let place = ChunkPlace { at: extent.at, sealed: extent.sealed, index: extent.chunk };
                 places.insert((pack.clone(), extent.chunk), place);
                 wanted.entry((pack, extent.chunk)).or_default().push((path.clone(), at, extents.len()));
+                // Pages are looked for at multiples of their length, to be laid by column.
+                let pages = size.is_multiple_of(8192);
+                assert!(!pages || extent.offset.is_multiple_of(8192), "{}: {extent:?}", entry.path);
                 extents.push(extent.clone());
                 at += u64::from(extent.len);
             }
