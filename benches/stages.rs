@@ -103,13 +103,19 @@ fn opening(plain: &[u8], row: impl Fn(&str, Duration, String)) {
         }
     });
     row("zstd decompression alone", alone, String::new());
-    let opened = median(|| {
-        let mut walk = Walk::new(&ring, "bench", &object).unwrap();
-        while walk.next_into(&object, &mut place).unwrap() {
+    let opened = opened(&ring, &object);
+    row("open: AES and zstd", opened, format!("{:.2} of zstd alone", ratio(alone, opened)));
+}
+
+/// How long it takes to open all chunks of an object.
+fn opened(ring: &KeyRing, object: &bytes::Bytes) -> Duration {
+    let mut place = Vec::with_capacity(CHUNK_BYTES);
+    median(|| {
+        let mut walk = Walk::new(ring, "bench", object).unwrap();
+        while walk.next_into(object, &mut place).unwrap() {
             black_box(&place);
         }
-    });
-    row("open: AES and zstd", opened, format!("{:.2} of zstd alone", ratio(alone, opened)));
+    })
 }
 
 /// The same for pages whose tuples have one length, as bytes and by column.
@@ -125,14 +131,7 @@ fn columns(plain: &[u8], row: impl Fn(&str, Duration, String)) {
         });
         let share = format!("{:.3} of the bytes", object.len() as f64 / plain.len() as f64);
         row(&format!("seal, level 1: {what}"), sealed, share);
-        let mut place = Vec::with_capacity(CHUNK_BYTES);
-        let opened = median(|| {
-            let mut walk = Walk::new(&ring, "bench", &object).unwrap();
-            while walk.next_into(&object, &mut place).unwrap() {
-                black_box(&place);
-            }
-        });
-        row(&format!("open: {what}"), opened, String::new());
+        row(&format!("open: {what}"), opened(&ring, &object), String::new());
     }
 }
 

@@ -34,19 +34,19 @@ fn frozen() -> &'static Frozen {
 pub fn sealed(input: &[u8]) {
     let mut orders = Orders(input);
     let Frozen { epoch, ring, plain } = frozen();
-    match orders.u8() % 4 {
-        0 => {
+    match orders.u8() % 8 {
+        0 | 4 => {
             let _ = seal::open(ring, NAME, orders.0);
             let _ = seal::last_chunk(orders.0);
         }
-        1 => {
+        1 | 5 => {
             let master = MasterKey::from_text(MASTER).expect("a key");
             let mut key = KEY.to_vec();
             change(&mut orders, &mut key);
             assert_eq!(EpochKey::unwrap(&master, KEY_NAME, &key).is_ok(), key == KEY);
             let _ = MasterKey::from_text(&String::from_utf8_lossy(orders.0));
         }
-        2 => {
+        7 => {
             let pages = pages(&mut orders);
             let mut sealer = Sealer::new(epoch, NAME, Form::Pages, 1);
             sealer.chunk(&pages, true).expect("a chunk");
