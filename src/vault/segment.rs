@@ -58,7 +58,12 @@ impl Vault {
             let bytes = self.get(&whole).await?;
             return self.whole(&whole, bytes, segment_bytes).map(Some);
         }
-        self.join(node, wal, &state.parts, segment_bytes).await
+        let joined = self.join(node, wal, &state.parts, segment_bytes).await?;
+        if joined.as_ref().map_or(0, |joined| joined.valid) >= state.joined() {
+            return Ok(joined);
+        }
+        // Finished since it was listed, and its parts deleted.
+        self.segment_bytes(node, wal.timeline, wal.number(segment_bytes), segment_bytes).await
     }
 
     fn whole(&self, name: &ObjectName, bytes: Bytes, segment_bytes: u32) -> Result<SegmentBytes, Error> {

@@ -148,6 +148,32 @@ async fn manifests_are_read_from_both_ends() {
 }
 
 #[tokio::test]
+async fn a_segment_that_is_finished_after_it_was_listed_is_read_whole() {
+    const BYTES: u32 = 1 << 20;
+    let world = World::new();
+    let vault = world.open(Access::Write).await.unwrap();
+    let (node, wal) = (node(), WalName::new(TimelineId(1), 3, BYTES));
+    let parts = [PartRange { start: 0, end: 20 }, PartRange { start: 20, end: 50 }];
+    let name =
+        |part: &PartRange| ObjectName::Part { node: node.clone(), wal, start: part.start, end: part.end };
+    for part in &parts {
+        let bytes = vec![7; (part.end - part.start) as usize];
+        vault.put(&name(part), bytes.into(), 1).await.unwrap();
+    }
+    let listed = SegmentState { complete: false, index: false, parts: parts.to_vec() };
+    let read = async || vault.listed_segment_bytes(&node, wal, &listed, BYTES).await.unwrap().unwrap();
+    assert_eq!(read().await.bytes, vec![7; 50]);
+    vault
+        .put(&ObjectName::Segment { node: node.clone(), wal }, vec![7; BYTES as usize].into(), 1)
+        .await
+        .unwrap();
+    for gone in [&parts[1], &parts[0]] {
+        vault.delete(&name(gone)).await.unwrap();
+        assert!(read().await.complete);
+    }
+}
+
+#[tokio::test]
 async fn the_catalogue_tells_what_there_is() {
     let world = World::new();
     let vault = world.open(Access::Write).await.unwrap();

@@ -14,7 +14,7 @@ use pitrus::backup::{self, DiskPriority, Error, Pace, Silent};
 use pitrus::class::{Class, Classified};
 use pitrus::manifest::backup::Kind;
 
-use crate::world::{self, Server, ServerOptions, Stop};
+use crate::world::{self, Server, ServerOptions, Stop, say};
 use fetched::Fetched;
 use site::{Site, file_of};
 
@@ -242,7 +242,7 @@ async fn figures() {
         let report = backup::run(&options, &site.vault, &site.connection, Arc::new(Silent)).await.unwrap();
         let (wall, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu);
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        eprintln!(
+        say!(
             "level {level}, {threads} threads: {:.0} MB in {wall:.1} s ({:.0} MB/s), cpu {cpu:.1} s, stored {:.0} MB, peak {}",
             megabytes(report.bytes),
             megabytes(report.bytes) / wall,

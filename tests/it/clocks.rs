@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::scene::Scene;
-use crate::world::{ClusterOptions, DATABASE, Kind, NODES, Server, Stop, faketime, open_hba, proof};
+use crate::world::{ClusterOptions, DATABASE, Kind, NODES, Server, Stop, faketime, open_hba, proof, say};
 
 /// How far each node's clock is ahead.
 const SKEW_MS: [i64; 3] = [0, 50, -500];
@@ -29,7 +29,7 @@ async fn one_node_transactions_are_kept_by_true_time() {
     }
     match faketime() {
         Ok(_) => wrong_clocks(Kind::here()).await.unwrap(),
-        Err(why) => eprintln!("skipped: {test}: {why}"),
+        Err(why) => say!("skipped: {test}: {why}"),
     }
 }
 
@@ -85,7 +85,7 @@ async fn wrong_clocks(kind: Kind) -> anyhow::Result<()> {
     for (number, server) in servers.iter().enumerate().skip(1) {
         let wrong = misplaced(server, &ticks[number], target, uncertain[number]).await?;
         ensure!(!wrong.is_empty(), "{}: too few ticks to show anything", server.name);
-        eprintln!("{}: {} ticks misplaced where its clock is believed", server.name, wrong.len());
+        say!("{}: {} ticks misplaced where its clock is believed", server.name, wrong.len());
     }
     Ok(())
 }
@@ -110,7 +110,7 @@ fn offsets_are_true(plan: &Plan) -> anyhow::Result<Vec<i64>> {
     let mut uncertain = Vec::new();
     for (node, skew_ms) in plan.nodes.iter().zip(SKEW_MS) {
         let its = node.clock_uncertain_micros.context("a measured clock")?;
-        eprintln!("{}: {} us ahead, give or take {its} us", node.node, node.clock_ahead_micros);
+        say!("{}: {} us ahead, give or take {its} us", node.node, node.clock_ahead_micros);
         let off = (node.clock_ahead_micros - skew_ms * 1000).abs();
         ensure!(off <= CLOSE_US && off <= its, "{}: {off} us from the truth", node.node);
         let source = if skew_ms == 0 { ClockSource::Coordinator } else { ClockSource::Sampled };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::waldump::{MIB, assert_same, decode, read_wal, small_server, waldump};
-use crate::world::{self, Folder, Programs, Server, Stop};
+use crate::world::{self, Folder, Programs, Server, Stop, say};
 use pitrus::lsn::Lsn;
 use pitrus::pgfile::control::ControlFile;
 use pitrus::timeline::{History, TimelineId};
@@ -19,7 +19,7 @@ const PAGE: u64 = 8192;
 fn programs(test: &str) -> Vec<Programs> {
     let all = world::all_programs();
     if all.is_empty() {
-        eprintln!("skipped: {test}: no PostgreSQL server is at hand");
+        say!("skipped: {test}: no PostgreSQL server is at hand");
     }
     all
 }

@@ -189,18 +189,21 @@ impl Stored {
 
     /// Plans with the clock of the first worker pretended, and said, to be so far ahead.
     async fn plan_with(&self, request: Request, pretended: i64, said: i64) -> Result<Plan, Error> {
+        let catalog = Catalog::load(&self.vault).await.unwrap();
+        plan::make(&self.vault, &catalog, &self.options(request, pretended, said)).await
+    }
+
+    fn options(&self, request: Request, pretended: i64, said: i64) -> PlanOptions {
         let one = |micros: i64| [(self.name(1), micros)].into_iter().collect();
         let new_name = "copy".parse().unwrap();
-        let options = PlanOptions {
+        PlanOptions {
             request,
             follow: Follow::default(),
             new_name,
             clocks: one(said),
             pretended: one(pretended),
             explain: true,
-        };
-        let catalog = Catalog::load(&self.vault).await.unwrap();
-        plan::make(&self.vault, &catalog, &options).await
+        }
     }
 
     /// All that was recorded, as the cut wants it.
@@ -313,6 +316,34 @@ async fn latest_earliest_and_a_restore_point_are_consistent() {
     let starts: Vec<Lsn> = stored.events.iter().map(point).collect();
     let cut = cut::greatest_consistent(&histories, &starts).unwrap();
     assert_eq!(stops(&named), cut.stop);
+}
+
+#[tokio::test]
+async fn what_is_deleted_between_the_list_and_the_reading_is_no_error() {
+    let stored = Stored::whole().await;
+    let vault = &stored.vault;
+    let whole = stored.plan(Request::Earliest).await.unwrap();
+    let wal = WalName::new(TIMELINE, stored.nodes[1].start.segment(SEGMENT_BYTES), SEGMENT_BYTES);
+    let index = ObjectName::Index { node: stored.name(1), wal };
+    let options = stored.options(Request::Earliest, 0, 0);
+    let mut looks = 0;
+    let plan = plan::while_gone(async || {
+        let catalog = Catalog::load(vault).await?;
+        vault.delete(&index).await?;
+        looks += 1;
+        plan::make(vault, &catalog, &options).await
+    });
+    assert_eq!(stops(&plan.await.unwrap()), stops(&whole));
+    assert_eq!(looks, 2, "the first list names what was deleted");
+
+    // What a list names time and again, and no zone has, is lost.
+    let mut looks = 0;
+    let lost = plan::while_gone(async || {
+        looks += 1;
+        Ok(vault.get(&index).await?)
+    });
+    assert_eq!(lost.await.unwrap_err().class(), Class::Damage);
+    assert_eq!(looks, 5);
 }
 
 /// The same three positions, said in other ways.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::world::{
     self, Bank, Cluster, ClusterOptions, DATABASE, Folder, Kind, Load, LoadOptions, Server, ServerOptions,
-    Stop,
+    Stop, say,
 };
 use pitrus::clock;
 use std::time::Duration;
@@ -76,7 +76,7 @@ async fn books_balance(kind: Kind, test: &str) {
     assert_eq!(truth.failures, Vec::<String>::new());
     let now = clock::now();
     let rate = truth.transfers.len() as f64 / now.micros_since(began) as f64 * 1e6;
-    eprintln!("{test}: {} transfers, {rate:.0} a second", truth.transfers.len());
+    say!("{test}: {} transfers, {rate:.0} a second", truth.transfers.len());
     let books = bank.read(&cluster.nodes).await.unwrap();
     let verdict = books.judge(&bank, &truth, now, 0);
     assert_eq!(verdict.problems(), Vec::<String>::new());

@@ -7,7 +7,9 @@ use anyhow::ensure;
 use pitrus::moment::Moment;
 
 use crate::scene::{MARGIN_US, Scene};
-use crate::world::{ClusterOptions, DATABASE, Kind, Server, Stop, bin_dir, faketime, free_port, proof, text};
+use crate::world::{
+    ClusterOptions, DATABASE, Kind, Server, Stop, bin_dir, faketime, free_port, proof, say, text,
+};
 
 const SKEW_MS: i32 = 50;
 
@@ -23,7 +25,7 @@ async fn skewed(kind: Kind) -> anyhow::Result<()> {
     match faketime() {
         Ok(_) => options.skew_ms = SKEW_MS,
         // All clocks are one then: worker 1 gets another target instead, and pitrus is told of an offset.
-        Err(why) => eprintln!("skipped: worker 1 with a clock of its own: {why}"),
+        Err(why) => say!("skipped: worker 1 with a clock of its own: {why}"),
     }
     let really = options.skew_ms != 0;
     let mut scene = Scene::set_with(options, &[("wal_keep_size", "1GB")]).await?;
@@ -41,10 +43,7 @@ async fn skewed(kind: Kind) -> anyhow::Result<()> {
     let torn = scene.bank.read(&naive).await?.judge(&scene.bank, &truth, target, MARGIN_US).torn_accounts;
     drop(naive);
     ensure!(!torn.is_empty(), "the naive restore is whole: the load was too light to show anything");
-    eprintln!(
-        "a time target per node, one clock 50 ms off: {} accounts disagree with the ledger",
-        torn.len()
-    );
+    say!("a time target per node, one clock 50 ms off: {} accounts disagree with the ledger", torn.len());
 
     let time = target.to_string();
     for (name, clock) in [("ours", None), ("corrected", Some("worker1=+50ms"))] {

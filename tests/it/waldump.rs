@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::world::{self, Folder, Programs, Server, ServerOptions, Stop};
+use crate::world::{self, Folder, Programs, Server, ServerOptions, Stop, say};
 use pitrus::lsn::Lsn;
 use pitrus::pgfile::control::{ControlFile, State};
 use pitrus::pgfile::kind::RelationFile;
@@ -93,7 +93,7 @@ const WORK: [&str; 42] = [
 async fn every_record_is_that_of_pg_waldump() {
     let all = world::all_programs();
     if all.is_empty() {
-        eprintln!("skipped: every_record_is_that_of_pg_waldump: no PostgreSQL server is at hand");
+        say!("skipped: every_record_is_that_of_pg_waldump: no PostgreSQL server is at hand");
     }
     for programs in &all {
         compare(programs).await;
@@ -117,11 +117,11 @@ async fn compare(programs: &Programs) {
     assert!(ours.windows(2).all(|pair| pair[1].previous == pair[0].lsn));
     match waldump(&folder, programs, &wal, segments[0], segments[segments.len() - 1]) {
         Some(theirs) => assert_same(&ours, &theirs),
-        None => eprintln!("PostgreSQL {}: no pg_waldump to compare with", programs.version),
+        None => say!("PostgreSQL {}: no pg_waldump to compare with", programs.version),
     }
     assert_eq!(decode(start, &bytes, 977), (ours.clone(), end), "however the bytes are cut");
     events_and_indexes_agree(start, &bytes, end, rounds, &xids.unwrap().unwrap());
-    eprintln!("PostgreSQL {}: {} records agree", programs.version, ours.len());
+    say!("PostgreSQL {}: {} records agree", programs.version, ours.len());
 }
 
 /// Starts a server of these programs that writes segments of 1 MiB and keeps them all.
@@ -147,7 +147,7 @@ async fn work(folder: &Folder, server: &Server, version: Version) -> usize {
         let client = server.connect("postgres").await.unwrap();
         let value = if version == Version::V14 && compression == "pglz" { "on" } else { compression };
         if let Err(error) = client.batch_execute(&format!("set wal_compression = {value}")).await {
-            eprintln!("PostgreSQL {version}: wal_compression = {value}: {error}");
+            say!("PostgreSQL {version}: wal_compression = {value}: {error}");
             continue;
         }
         for statement in WORK {

@@ -9,6 +9,7 @@ use pitrus::moment::Moment;
 use pitrus::restore::plan::{self, ClockSource, Follow, Plan, PlanOptions};
 use pitrus::vault::Catalog;
 
+use crate::world::say;
 use archive::{AHEAD_MICROS, Archive, DAY, Shape};
 
 const YEAR: u64 = 365;
@@ -70,7 +71,7 @@ async fn a_plan_opens_as_much_of_a_year_as_of_a_month() {
     assert_eq!(month, year);
     let most = year.iter().map(|(objects, _)| *objects).max().unwrap();
     assert!(most < 60, "{most} objects for two nodes");
-    eprintln!("objects opened for two nodes, and requests: {year:?}");
+    say!("objects opened for two nodes, and requests: {year:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,14 +83,14 @@ async fn what_a_million_segments_cost() {
     let before = resident();
     let began = Instant::now();
     let catalog = Catalog::load(&vault).await.unwrap();
-    eprintln!("catalogue of {} segments: {:?}", YEAR * shape.segments_a_day, began.elapsed());
-    eprintln!("resident: {} KiB before, {} KiB with it", before, resident());
+    say!("catalogue of {} segments: {:?}", YEAR * shape.segments_a_day, began.elapsed());
+    say!("resident: {} KiB before, {} KiB with it", before, resident());
     drop(catalog);
     for request in requests(&archive) {
         let began = Instant::now();
         let said = request.to_string();
         plan::find(&vault, &options(request)).await.unwrap();
-        eprintln!("plan to {said}: {:?}", began.elapsed());
+        say!("plan to {said}: {:?}", began.elapsed());
     }
 }
 

@@ -36,7 +36,7 @@ impl Kind {
         }
         match citus_control() {
             Err(why) if self == Kind::Citus => {
-                eprintln!("skipped: {test}: {why}");
+                super::say!("skipped: {test}: {why}");
                 false
             }
             _ => true,

@@ -23,6 +23,15 @@ pub use load::{Load, LoadOptions};
 pub use protect::{Ears, Installed, Landing, Protected, Said, open_hba, text};
 pub use server::{Server, ServerOptions, Stop, faketime, free_port};
 
+/// Prints past the test harness, which shows what a test prints only where it fails.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(crate) use say;
+
 /// Returns the folder of the server binaries, or why there is none.
 pub fn bin_dir() -> Result<PathBuf, String> {
     let dir = match std::env::var_os("PITRUS_PG_BIN") {
@@ -79,7 +88,7 @@ pub fn can_run(test: &str) -> bool {
     match bin_dir() {
         Ok(_) => true,
         Err(why) => {
-            eprintln!("skipped: {test}: {why}");
+            say!("skipped: {test}: {why}");
             false
         }
     }

@@ -17,6 +17,7 @@ use crate::ids::NodeName;
 use crate::lsn::Lsn;
 use crate::manifest::backup::Ends;
 use crate::manifest::clock::Reference;
+use crate::restore::plan;
 use crate::restore::window::{self, NodeWindow};
 use crate::vault::{Access, Catalog, NodeCatalog, Vault};
 use shown::{Agent, Archived, Backup, Clock, Gap, Info, Node, Window, Zone};
@@ -26,8 +27,12 @@ pub(super) use shown::{CLOCK_FINE_MICROS, bytes};
 pub(super) async fn run(args: &args::Info, config: &Path) -> Result<(), Failure> {
     let place = Place::find(&args.vault, config)?;
     let vault = place.vault(Access::Read).await?;
-    let catalog = Catalog::load(&vault).await?;
-    let window = window::of(&vault, &catalog, &window::Timelines::new()).await?;
+    let (catalog, window) = plan::while_gone(async || {
+        let catalog = Catalog::load(&vault).await?;
+        let window = window::of(&vault, &catalog, &window::Timelines::new()).await?;
+        Ok((catalog, window))
+    })
+    .await?;
     let mut nodes = Vec::new();
     for (name, held) in &catalog.nodes {
         let of_node = window.nodes.iter().find(|node| node.node == *name);

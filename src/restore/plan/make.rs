@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use super::again::while_gone;
 use super::branch::{self, Follow};
 use super::clock::{NodeClock, order_uncertain};
 use super::document::{ClockSource, Plan};
@@ -48,6 +49,10 @@ const SILENT_MICROS: i64 = 60_000_000;
 /// Finds out what is stored around the moment asked for, and makes the plan. Where a better one may follow from
 /// what is stored elsewhere, all of it is looked at.
 pub async fn find(vault: &Vault, options: &PlanOptions) -> Result<Plan, Error> {
+    while_gone(async || look(vault, options).await).await
+}
+
+async fn look(vault: &Vault, options: &PlanOptions) -> Result<Plan, Error> {
     let near = match &options.request {
         Request::Time(time) | Request::AtOrAfter(time) => Some(Near::At(*time)),
         Request::Latest => Some(Near::Latest),

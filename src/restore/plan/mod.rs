@@ -1,5 +1,6 @@
 //! From a catalogue and a moment asked for to a [`Plan`].
 
+mod again;
 mod branch;
 mod choose;
 mod clock;
@@ -13,6 +14,7 @@ mod shape;
 mod span;
 
 pub use crate::cut::Request;
+pub use again::while_gone;
 pub use branch::Follow;
 pub use document::{ClockSource, Landmark, LandmarkKind, NodePlan, Plan, WalRange};
 pub use error::Error;

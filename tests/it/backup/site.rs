@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{self, Folder, Server, ServerOptions};
+use crate::world::{self, Folder, Server, ServerOptions, say};
 
 /// What `docs/least-privilege.md` asks for, and nothing more.
 const ROLE: &str = "create role pitrus login replication;
@@ -107,7 +107,7 @@ impl Site {
     pub(super) async fn amcheck(&self, database: &str) -> &'static str {
         let there = "select 1 from pg_available_extensions where name = 'amcheck'";
         if self.value(database, there).await.is_none() {
-            println!("skipped: looking into tables and indexes, because this server has no amcheck");
+            say!("skipped: looking into tables and indexes, because this server has no amcheck");
             return "";
         }
         self.server.run(database, "create extension amcheck").await.unwrap();

@@ -12,7 +12,7 @@ use pitrus::clock;
 use pitrus::moment::Moment;
 
 use super::{Said, pitrus};
-use crate::world::{self, Folder, Server, ServerOptions, Stop, faketime, free_port};
+use crate::world::{self, Folder, Server, ServerOptions, Stop, faketime, free_port, say};
 
 const CLIENTS: i64 = 4;
 const AHEAD_MS: i32 = 50;
@@ -260,7 +260,7 @@ async fn by_hand() -> anyhow::Result<()> {
     let ahead_ms = match faketime() {
         Ok(_) => AHEAD_MS,
         Err(why) => {
-            eprintln!("a_fleet_is_restored_by_hand: {why}");
+            say!("a_fleet_is_restored_by_hand: {why}");
             0
         }
     };
@@ -322,6 +322,6 @@ async fn naive(fleet: &Fleet, time: Moment, cut: &serde_json::Value, ahead_ms: i
     if ahead_ms != 0 {
         assert!(torn.len() > 3, "a clock {ahead_ms} ms ahead tore only {torn:?}");
     }
-    eprintln!("a_fleet_is_restored_by_hand: {} torn by the time, none by the cut", torn.len());
+    say!("a_fleet_is_restored_by_hand: {} torn by the time, none by the cut", torn.len());
     Ok(())
 }

@@ -10,7 +10,7 @@ use pitrus::clock;
 use pitrus::moment::Moment;
 
 use super::{Said, pitrus};
-use crate::world::{self, Folder, Server, ServerOptions, Stop, faketime};
+use crate::world::{self, Folder, Server, ServerOptions, Stop, faketime, say};
 
 /// Initiator 1, so that its decisions are rows of its `pg_dist_transaction`; prepared on node 2.
 const GID: &str = "citus_1_4711_9_0";
@@ -149,7 +149,7 @@ async fn repeated() -> anyhow::Result<()> {
     let later = match faketime() {
         Ok(_) => LATER_MS,
         Err(why) => {
-            eprintln!("each_use_of_a_repeated_gid_is_its_own: all uses are of one minute, because {why}");
+            say!("each_use_of_a_repeated_gid_is_its_own: all uses are of one minute, because {why}");
             0
         }
     };

@@ -14,7 +14,9 @@ use pitrus::moment::Moment;
 use pitrus::restore::plan::Plan;
 
 use crate::scene::{MARGIN_US, Scene};
-use crate::world::{Books, ClusterOptions, DATABASE, Kind, Landing, Server, open_hba, proof, remove, text};
+use crate::world::{
+    Books, ClusterOptions, DATABASE, Kind, Landing, Server, open_hba, proof, remove, say, text,
+};
 use story::Recorded;
 
 const MOMENTS: usize = 2;
@@ -43,7 +45,7 @@ async fn restored() -> anyhow::Result<()> {
         let error_ms = CLOCK_ERRORS_MS[number % CLOCK_ERRORS_MS.len()];
         let one = restore(&scene, &recorded, number, error_ms).await;
         let one = one.with_context(|| format!("moment {number}, clocks off by {error_ms} ms"))?;
-        eprintln!("{one}");
+        say!("{one}");
         done.push(one);
     }
     tell(&done);
@@ -167,7 +169,7 @@ fn tell(done: &[Done]) {
         };
         let (median, most) = middle(of.iter().map(|one| one.distance_us as f64 / 1000.0).collect());
         let (seconds, longest) = middle(of.iter().map(|one| one.seconds).collect());
-        eprintln!(
+        say!(
             "clocks off by {error_ms} ms: {} restores, torn: 0; before the moment: median {median:.1} ms, most {most:.1} ms; \
              a time target per node would have torn {}; seconds: median {seconds:.1}, most {longest:.1}",
             of.len(),

@@ -9,7 +9,7 @@ use pitrus::moment::Moment;
 
 use super::traffic::{Seen, Traffic};
 use crate::scene::Scene;
-use crate::world::{DATABASE, NODES, Stop, proof};
+use crate::world::{DATABASE, NODES, Stop, proof, say};
 
 const CLIENTS: usize = 3;
 const ADDED: &str = "worker3";
@@ -75,7 +75,7 @@ pub(super) async fn record(scene: &mut Scene) -> anyhow::Result<Recorded> {
     let three: Vec<String> = NODES.map(str::to_owned).to_vec();
     let four = [three.as_slice(), &[ADDED.to_owned()]].concat();
     let acknowledged = seen.truth.transfers.iter().filter(|t| t.acknowledged.is_some()).count();
-    eprintln!(
+    say!(
         "recorded: {acknowledged} transfers, {} of unknown end, {} rolled back",
         seen.unknown,
         seen.aborted.len()
@@ -101,7 +101,7 @@ async fn end_sessions_between_phases(scene: &Scene) -> anyhow::Result<()> {
         }
         wait(3).await;
     }
-    eprintln!("{ended} sessions were ended while a transaction was prepared");
+    say!("{ended} sessions were ended while a transaction was prepared");
     Ok(())
 }
 

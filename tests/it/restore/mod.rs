@@ -23,7 +23,7 @@ use pitrus::wal::event::Parameters;
 
 use crate::world::{
     self, Bank, Cluster, ClusterOptions, DATABASE, Ears, Folder, Kind, Landing, Load, LoadOptions, NODES,
-    Server, Stop, Truth, open_hba, proof,
+    Server, Stop, Truth, open_hba, proof, say,
 };
 use copies::{Copies, Copy, archive};
 
@@ -296,7 +296,7 @@ async fn restores_whole(kind: Kind, test: &str) {
     let began = Instant::now();
     let (options, store) = (options(landing.targets.clone()), gone.copies.clone());
     let report = restore::run(&options, store, gone.plan.clone(), Arc::new(silent)).await.unwrap();
-    eprintln!("{test}: restored in {:?}", began.elapsed());
+    say!("{test}: restored in {:?}", began.elapsed());
     prove(kind, &folder, &gone, &landing, &report).await;
     assert_eq!(ears.heard(), 0, "something called the source");
 }
