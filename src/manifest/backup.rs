@@ -23,7 +23,7 @@ use crate::moment::Moment;
 use crate::timeline::TimelineId;
 use crate::wal::event::{Parameters, Prepared};
 
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 const NAME: &str = "backup manifest";
 /// The longest line: one file of about 500 GB.
 const LINE_BYTES_MAX: usize = 64 << 20;
@@ -87,38 +87,30 @@ pub enum Kind {
         /// Unix seconds.
         modified: i64,
         /// In file order; they cover the file without gap or overlap.
-        #[serde(deserialize_with = "extents::read")]
+        #[serde(serialize_with = "extents::write", deserialize_with = "extents::read")]
         extents: Vec<Extent>,
     },
 }
 
 /// Bytes of a file: a part of one sealed chunk of a pack, never the pack's last (which is empty).
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Extent {
     /// The pack: `<backup>/<number>`; only the number where the backup is this manifest's own.
-    #[serde(rename = "p")]
     pub pack: Arc<str>,
     /// Number of the chunk in its pack, from 0.
-    #[serde(rename = "c")]
     pub chunk: u32,
     /// Where the sealed chunk lies in the pack object, in bytes.
-    #[serde(rename = "a")]
     pub at: u64,
     /// Length of the sealed chunk with its length prefix, in bytes.
-    #[serde(rename = "s")]
     pub sealed: u32,
     /// Where these bytes begin in the opened chunk.
-    #[serde(rename = "o")]
     pub offset: u32,
     /// How many bytes.
-    #[serde(rename = "n")]
     pub len: u32,
     /// How many bytes the whole chunk has when opened.
-    #[serde(rename = "l")]
     pub plain: u32,
     /// CRC-32 (IEEE) of the whole chunk: tells a mistake of ours from damage that GCM would have found. Of
     /// the chunk, not of these bytes, so that an extent can be divided without reading it.
-    #[serde(rename = "x")]
     pub crc: u32,
 }
 
@@ -188,7 +180,7 @@ impl Entry {
                 e.offset.checked_add(e.len).is_some_and(|end| end <= e.plain && e.plain <= CHUNK_BYTES_MAX)
             };
             let sum: u64 = extents.iter().map(|e| u64::from(e.len)).sum();
-            if !extents.iter().all(fits) || sum != *size {
+            if !extents.iter().all(fits) || sum != *size || extents.len() > extents::EXTENTS_MAX {
                 return Err(inconsistent(format!(
                     "the extents of {} do not make its {size} bytes",
                     self.path

@@ -1,57 +1,69 @@
-//! The extents of one file, read with each pack's name in memory once: a file of 1 GB may have 131,072 of them.
+//! The extents of one file as its line has them: short, since those of an incremental backup may be 131,072 for a file
+//! of 1 GB, and the next backup and every restore wait for them.
+//!
+//! `{"chunks":[[pack,number,at,sealed,plain,crc],…],"cuts":[chunk,offset,len,…]}`: each chunk is described once, and a
+//! cut names it by its place among them. In memory every extent has its chunk, and each pack's name is there once.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::Extent;
 
-/// Names that are compared with; extents of a file alternate between few packs.
+/// The most extents that one file may have: as many whole chunks make 1 TB.
+pub(super) const EXTENTS_MAX: usize = 1 << 20;
+/// Names and chunks that are compared with; extents of a file alternate between few of either.
 const RECENT_MAX: usize = 16;
 
-/// An [`Extent`] as it is written.
-#[derive(Deserialize)]
-struct Written<'a> {
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
     #[serde(borrow)]
-    p: Cow<'a, str>,
-    c: u32,
-    a: u64,
-    s: u32,
-    o: u32,
-    n: u32,
-    l: u32,
-    x: u32,
+    chunks: Vec<Chunk<'a>>,
+    cuts: Vec<u32>,
+}
+
+/// Pack, number in it, at, sealed, plain, crc: as in [`Extent`].
+#[derive(PartialEq, Serialize, Deserialize)]
+struct Chunk<'a>(#[serde(borrow)] Cow<'a, str>, u32, u64, u32, u32, u32);
+
+pub(super) fn write<S: Serializer>(extents: &[Extent], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut line = Line { chunks: Vec::new(), cuts: Vec::with_capacity(extents.len() * 3) };
+    for Extent { pack, chunk, at, sealed, offset, len, plain, crc } in extents {
+        let chunk = Chunk(Cow::Borrowed(pack), *chunk, *at, *sealed, *plain, *crc);
+        let old = line.chunks.len().saturating_sub(RECENT_MAX);
+        let recent = line.chunks.get(old..).unwrap_or_default();
+        let place = recent.iter().rposition(|known| *known == chunk).map(|place| old + place);
+        let place = place.unwrap_or_else(|| {
+            line.chunks.push(chunk);
+            line.chunks.len() - 1
+        });
+        line.cuts.extend([u32::try_from(place).unwrap_or(u32::MAX), *offset, *len]);
+    }
+    line.serialize(serializer)
 }
 
 pub(super) fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Extent>, D::Error> {
-    deserializer.deserialize_seq(Extents)
-}
-
-struct Extents;
-
-impl<'de> Visitor<'de> for Extents {
-    type Value = Vec<Extent>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of extents")
+    let Line { chunks, cuts } = Line::deserialize(deserializer)?;
+    let (cuts, rest) = cuts.as_chunks::<3>();
+    if !rest.is_empty() || cuts.len() > EXTENTS_MAX {
+        return Err(D::Error::custom("its cuts are no extents, or too many"));
     }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<Extent>, A::Error> {
-        let (mut extents, mut recent) = (Vec::new(), Vec::new());
-        while let Some(written) = sequence.next_element()? {
-            let Written { p, c: chunk, a: at, s: sealed, o: offset, n: len, l: plain, x: crc } = written;
-            let pack = shared(&mut recent, p);
-            extents.push(Extent { pack, chunk, at, sealed, offset, len, plain, crc });
-        }
-        Ok(extents)
-    }
+    let mut names = Vec::new();
+    let chunks: Vec<(Arc<str>, Chunk<'_>)> =
+        chunks.into_iter().map(|chunk| (shared(&mut names, &chunk.0), chunk)).collect();
+    let extent = |[place, offset, len]: &[u32; 3]| {
+        let (pack, Chunk(_, chunk, at, sealed, plain, crc)) = chunks.get(*place as usize)?;
+        let (chunk, at, sealed, plain, crc) = (*chunk, *at, *sealed, *plain, *crc);
+        Some(Extent { pack: Arc::clone(pack), chunk, at, sealed, offset: *offset, len: *len, plain, crc })
+    };
+    let extents: Option<Vec<Extent>> = cuts.iter().map(extent).collect();
+    extents.ok_or_else(|| D::Error::custom("a cut names no chunk of its file"))
 }
 
 /// Returns the name, the same one where it was seen lately.
-fn shared(recent: &mut Vec<Arc<str>>, name: Cow<'_, str>) -> Arc<str> {
+fn shared(recent: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
     if let Some(found) = recent.iter().rev().find(|known| ***known == *name) {
         return Arc::clone(found);
     }

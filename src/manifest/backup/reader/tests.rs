@@ -116,6 +116,36 @@ fn what_was_written_is_read_in_pieces_of_any_size() {
     assert_eq!(ended.packs, ["20261120t083000z-ab01/17", "3"]);
 }
 
+/// An incremental backup's file: pages of a new chunk between those of older ones.
+#[test]
+fn a_chunk_is_described_once_however_often_it_is_cut() {
+    let extent = |pack: &str, chunk: u32, offset: u32| {
+        let (at, sealed) = (u64::from(chunk) * 400_000 + 64, 400_000);
+        let (len, plain, crc) = (8192, CHUNK_BYTES_MAX, 4_000_000_000 + chunk);
+        Extent { pack: pack.into(), chunk, at, sealed, offset, len, plain, crc }
+    };
+    let older = |number: u32| extent("20261120t083000z-ab01/17", number / 100, number % 100 * 8192);
+    let extents: Vec<Extent> = (0..40_000)
+        .flat_map(|number| [older(number), extent("3", 2 + number / 128, number % 128 * 8192)])
+        .collect();
+    let kind = Kind::File { size: 80_000 * 8192, modified: 1, extents };
+    let entry = Entry { path: "base/1/1259".to_owned(), kind, mode: 0o600 };
+    let bytes = sample(vec![entry.clone()]);
+    assert!(bytes.len() < 80_000 * 20, "{}", bytes.len());
+    assert_eq!(read(&bytes, 1 << 20).unwrap()[1], Line::Entry(entry));
+}
+
+#[test]
+fn extents_that_are_none_are_refused() {
+    let text = String::from_utf8(sample(sample_entries())).unwrap();
+    let good = r#""cuts":[0,0,8192,1,0,100]"#;
+    for bad in ["0,0,8192,2,0,100", "0,0,8192,1,0", "0,0,8192,1,4294967295,100", "0,0,8192,1,0,101", ""] {
+        let changed = text.replace(good, &format!(r#""cuts":[{bad}]"#));
+        assert_ne!(changed, text, "{bad}");
+        assert!(read(changed.as_bytes(), 100).is_err(), "{bad}");
+    }
+}
+
 #[test]
 fn what_is_cut_off_or_goes_on_is_refused() {
     let bytes = sample(sample_entries());
@@ -138,8 +168,8 @@ fn what_is_cut_off_or_goes_on_is_refused() {
 
 #[test]
 fn an_unknown_version_says_so() {
-    let text = String::from_utf8(sample(Vec::new())).unwrap().replace("\"version\":2", "\"version\":3");
-    assert!(matches!(read(text.as_bytes(), 100), Err(Error::Version { found: 3, known: 2, .. })));
+    let text = String::from_utf8(sample(Vec::new())).unwrap().replace("\"version\":3", "\"version\":4");
+    assert!(matches!(read(text.as_bytes(), 100), Err(Error::Version { found: 4, known: 3, .. })));
 }
 
 #[test]
