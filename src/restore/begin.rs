@@ -221,6 +221,7 @@ impl Judge<'_> {
     fn ledger(&self, node: &NodePlan, target: Target) -> Ledger {
         Ledger {
             version: Ledger::VERSION,
+            unsynced_in: None,
             plan: self.id.clone(),
             cluster: self.plan.new_name.clone(),
             source_cluster: self.plan.cluster.clone(),

@@ -126,7 +126,9 @@ pub(super) fn recovering(needs: &Needs, goal: &Goal) -> String {
     let mut conf = Conf::new("Written by pitrus: replay to the cut.");
     conf.parameters(&needs.parameters).wal_sizes(needs.segment_bytes).private(needs);
     conf.set("shared_preload_libraries", "").set("hot_standby", "off");
-    // To rename a segment for later use the server syncs it first (`InstallXLogFileSegment`).
+    // All is synced once, when this server has stopped; where the machine crashes before, it is fetched again.
+    conf.set("fsync", "off");
+    // A segment that is removed soon is never written to disk.
     conf.set("wal_recycle", "off");
     conf.set("restore_command", &goal.restore_command);
     conf.set("recovery_target_timeline", goal.timeline);
@@ -311,6 +313,7 @@ mod tests {
             "unix_socket_directories = '\"/tmp/p\"'",
             "shared_preload_libraries = ''",
             "archive_mode = 'off'",
+            "fsync = 'off'",
             "wal_recycle = 'off'",
             "max_connections = '300'",
             "max_worker_processes = '8'",
@@ -333,6 +336,7 @@ mod tests {
         assert!(text.contains("listen_addresses = ''"));
         assert!(text.contains("citus.cluster_name = 'it''s'"));
         let left = closed(&needs());
+        assert!(!text.contains("fsync") && !left.contains("fsync"), "only recovery is synced by us");
         assert!(!left.contains("recover_2pc_interval"));
         assert!(left.contains("citus.node_conninfo = 'sslmode=prefer'"));
         let without = closed(&Needs { citus: false, ..needs() });

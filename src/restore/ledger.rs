@@ -30,11 +30,11 @@ pub enum Stage {
     Begun,
     /// All files are there and durable.
     Fetched,
-    /// Replayed, promoted, and proved to have stopped where the plan says.
+    /// Replayed, promoted, and proved to have stopped where the plan says. Not durable yet.
     Landed,
-    /// No distributed transaction is left prepared.
+    /// No distributed transaction is left prepared. Not durable yet.
     Settled,
-    /// The metadata names only the new cluster.
+    /// The metadata names only the new cluster, and all is durable.
     Addressed,
     /// Closed, checked with Citus loaded, and stopped.
     Done,
@@ -51,6 +51,9 @@ pub(super) struct Ledger {
     pub(super) source_node: NodeName,
     pub(super) target: Target,
     pub(super) stage: Stage,
+    /// The boot of this machine in which a server began to write without syncing, until all of it is synced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unsynced_in: Option<String>,
     pub(super) proof: Option<Proof>,
     pub(super) settled: Settled,
     pub(super) metadata: Vec<Readdressed>,
@@ -83,6 +86,33 @@ impl Ledger {
     /// Notes that a stage is done.
     pub(super) fn reach(&mut self, stage: Stage, user: &OsUser) -> Result<(), Error> {
         self.stage = self.stage.max(stage);
+        if self.stage >= Stage::Addressed {
+            self.unsynced_in = None;
+        }
         self.write(user)
     }
+
+    /// Notes that a server is about to write without syncing.
+    pub(super) fn leave_unsynced(&mut self, user: &OsUser) -> Result<(), Error> {
+        if self.unsynced_in.is_none() {
+            self.unsynced_in = Some(boot()?);
+            self.write(user)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether what a server wrote without syncing may be lost: the machine has started again since.
+    pub(super) fn may_be_lost(&self) -> Result<bool, Error> {
+        Ok(match &self.unsynced_in {
+            Some(then) => *then != boot()?,
+            None => false,
+        })
+    }
+}
+
+/// Identifies this run of the machine's kernel (random(4)).
+fn boot() -> Result<String, Error> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let id = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+    Ok(id.trim().to_owned())
 }

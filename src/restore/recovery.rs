@@ -2,7 +2,8 @@
 //!
 //! configuration -> server (without Citus, reachable by us only) -> WAL from the spool -> promoted
 //!
-//! Goes on where a crashed run stopped: `recovery.signal` is there until the promotion is durable.
+//! Goes on where a crashed run stopped: `recovery.signal` is there until the server is promoted. The server syncs
+//! nothing: its whole directory is synced when it has stopped, and until then the ledger bears the machine's boot.
 
 use std::time::{Duration, Instant};
 

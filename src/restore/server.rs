@@ -85,6 +85,14 @@ impl Instance {
         Ok(())
     }
 
+    /// Returns whether the server says that it takes connections, as `pg_ctl` sees it (`LOCK_FILE_LINE_PM_STATUS`):
+    /// to ask by connecting costs a process each time.
+    fn is_ready(&self) -> bool {
+        const STATUS_LINE: usize = 7;
+        let text = std::fs::read_to_string(self.directory.join("postmaster.pid")).unwrap_or_default();
+        text.lines().nth(STATUS_LINE).is_some_and(|status| status.trim() == "ready")
+    }
+
     /// An error about this server, with the end of its log.
     pub(super) fn fault(&self, problem: impl Into<String>) -> Error {
         let log = self.log();
@@ -121,6 +129,10 @@ impl Server {
         loop {
             self.alive()?;
             looks_alive()?;
+            if !self.instance.is_ready() {
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
             match connect(&self.instance, "template1").await {
                 Ok(client) => return Ok(client),
                 Err(error) if is_starting(&error) => tokio::time::sleep(POLL).await,

@@ -70,9 +70,9 @@ impl Work {
 
     /// Takes possession of the target, and brings the files.
     pub(super) async fn fetch<S: Store>(&mut self, store: &S, share: &Share) -> Result<(), Error> {
-        if self.ledger.stage == Stage::Fetched && !self.is_recoverable().await? {
-            tracing::warn!(node = %self.plan.node, "stopped in the middle of its promotion; its files are fetched again");
-            self.ledger.stage = Stage::Begun;
+        if let Some(why) = self.must_begin_again().await? {
+            tracing::warn!(node = %self.plan.node, "{why}; its files are fetched again");
+            (self.ledger.stage, self.ledger.unsynced_in) = (Stage::Begun, None);
         }
         if self.is_at(Stage::Fetched) {
             return Ok(());
@@ -98,6 +98,17 @@ impl Work {
         self.mark()?;
         self.ledger.figures = Figures { files, bytes, kept, fetch_ms: millis(begun), ..self.ledger.figures };
         self.reach(Stage::Fetched)
+    }
+
+    /// Returns why what an earlier run left cannot be gone on from.
+    async fn must_begin_again(&self) -> Result<Option<&'static str>, Error> {
+        if self.ledger.may_be_lost()? {
+            return Ok(Some("the machine has started again before this node was durable"));
+        }
+        if self.ledger.stage == Stage::Fetched && !self.is_recoverable().await? {
+            return Ok(Some("stopped in the middle of its promotion"));
+        }
+        Ok(None)
     }
 
     /// Returns whether a fetched node can go on. A server that is promoted takes `recovery.signal` away before
@@ -134,6 +145,7 @@ impl Work {
             return Ok(());
         }
         let begun = Instant::now();
+        self.ledger.leave_unsynced(&self.instance.user)?;
         let replay =
             Replay { instance: &self.instance, needs: &self.needs, plan: &self.plan, program: &self.program };
         let server = recovery::replay(&replay, NodeWal::new(store, self.plan.clone())).await?;
@@ -175,8 +187,12 @@ impl Work {
         if !self.is_at(Stage::Addressed) {
             self.ledger.metadata = metadata::readdress(&server, addresses).await?;
         }
-        // A checkpoint: the ledger may say so only when it is durable.
+        // A checkpoint; nothing of it was synced since recovery began.
         server.stop().await?;
+        let (directory, layout) =
+            (self.instance.directory.clone(), Layout::new(&self.head, &self.ledger.target));
+        let sync = tokio::task::spawn_blocking(move || fetch::sync_all(&directory, &layout));
+        sync.await.map_err(|_| Error::Lost("syncing a data directory"))??;
         self.ledger.figures.settle_ms = millis(begun);
         self.reach(Stage::Addressed)
     }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::super::conf;
-use super::super::layout::FOLDERS;
+use super::super::layout::{FOLDERS, Layout};
 use super::{Error, FetchOptions, OsUser};
 use crate::manifest::backup::Foot;
 
@@ -118,11 +118,16 @@ pub(super) fn finish(options: &FetchOptions, foot: &Foot) -> Result<(), Error> {
     write("recovery.signal", "")?;
     conf::set_aside(&options.directory, &options.user)?;
     write("backup_label", &foot.backup_label)?;
-    sync(&options.directory)?;
-    options.layout.links().try_for_each(|(_, folder, _)| sync(&folder))?;
+    sync_all(&options.directory, &options.layout)?;
     let (held, control) = (options.directory.join(CONTROL_HELD), options.directory.join(CONTROL));
     std::fs::rename(&held, &control).map_err(Error::file("write", &control))?;
     conf::sync_folder(&options.directory.join("global"))
+}
+
+/// Waits until a node's files are durable. Blocks.
+pub(in super::super) fn sync_all(directory: &Path, layout: &Layout) -> Result<(), Error> {
+    sync(directory)?;
+    layout.links().try_for_each(|(_, folder, _)| sync(&folder))
 }
 
 /// Waits until everything on the file system of this folder is durable: one call for any number of files.

@@ -30,7 +30,7 @@ use crate::manifest::backup::{Entry, Foot, Kind};
 use files::Files;
 use window::{Run, Window};
 
-pub(super) use ground::set_mode;
+pub(super) use ground::{set_mode, sync_all};
 
 /// Runs under way for all nodes together, read or being opened: at a few MiB each.
 const AHEAD: usize = 10;
