@@ -3,12 +3,12 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use pitrus::lsn::Lsn;
 use pitrus::moment::Moment;
 use rustix::process::Signal;
@@ -129,7 +129,10 @@ pub struct Installed {
 impl Installed {
     pub fn new(folder: &Arc<Folder>, built: &Path) -> anyhow::Result<Installed> {
         let binary = folder.folder("bin")?.join("pitrus");
-        std::fs::copy(built, &binary).with_context(|| built.display().to_string())?;
+        // Not by this process: a child that another test has just forked holds it open for writing as well, until it
+        // becomes another program, and so long nobody can run it (ETXTBSY).
+        let copied = Command::new("cp").arg(built).arg(&binary).status().context("cp")?;
+        ensure!(copied.success(), "{} is not copied", built.display());
         folder.own(&binary)?;
         folder.folder("log")?;
         Ok(Installed { binary, folder: Arc::clone(folder), runs: AtomicU64::new(0) })
