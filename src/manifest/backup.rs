@@ -25,8 +25,10 @@ use crate::wal::event::{Parameters, Prepared};
 
 pub const VERSION: u32 = 3;
 const NAME: &str = "backup manifest";
-/// The longest line: one file of about 500 GB.
+/// The longest line: one file of about 1 TB.
 const LINE_BYTES_MAX: usize = 64 << 20;
+/// The most extents that one file may have: as many whole chunks make 1 TB.
+const EXTENTS_MAX: usize = 1 << 20;
 /// The most bytes that one chunk of a pack holds when opened.
 pub const CHUNK_BYTES_MAX: u32 = 1 << 20;
 
@@ -180,7 +182,10 @@ impl Entry {
                 e.offset.checked_add(e.len).is_some_and(|end| end <= e.plain && e.plain <= CHUNK_BYTES_MAX)
             };
             let sum: u64 = extents.iter().map(|e| u64::from(e.len)).sum();
-            if !extents.iter().all(fits) || sum != *size || extents.len() > extents::EXTENTS_MAX {
+            if extents.len() > EXTENTS_MAX {
+                return Err(inconsistent(format!("{} has more than {EXTENTS_MAX} extents", self.path)));
+            }
+            if !extents.iter().all(fits) || sum != *size {
                 return Err(inconsistent(format!(
                     "the extents of {} do not make its {size} bytes",
                     self.path

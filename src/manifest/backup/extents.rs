@@ -10,15 +10,13 @@ use std::sync::Arc;
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Extent;
+use super::{EXTENTS_MAX, Extent};
 
-/// The most extents that one file may have: as many whole chunks make 1 TB.
-pub(super) const EXTENTS_MAX: usize = 1 << 20;
 /// Names and chunks that are compared with; extents of a file alternate between few of either.
 const RECENT_MAX: usize = 16;
 
 #[derive(Serialize, Deserialize)]
-struct Line<'a> {
+struct Written<'a> {
     #[serde(borrow)]
     chunks: Vec<Chunk<'a>>,
     cuts: Vec<u32>,
@@ -29,23 +27,23 @@ struct Line<'a> {
 struct Chunk<'a>(#[serde(borrow)] Cow<'a, str>, u32, u64, u32, u32, u32);
 
 pub(super) fn write<S: Serializer>(extents: &[Extent], serializer: S) -> Result<S::Ok, S::Error> {
-    let mut line = Line { chunks: Vec::new(), cuts: Vec::with_capacity(extents.len() * 3) };
+    let mut written = Written { chunks: Vec::new(), cuts: Vec::with_capacity(extents.len() * 3) };
     for Extent { pack, chunk, at, sealed, offset, len, plain, crc } in extents {
         let chunk = Chunk(Cow::Borrowed(pack), *chunk, *at, *sealed, *plain, *crc);
-        let old = line.chunks.len().saturating_sub(RECENT_MAX);
-        let recent = line.chunks.get(old..).unwrap_or_default();
+        let old = written.chunks.len().saturating_sub(RECENT_MAX);
+        let recent = written.chunks.get(old..).unwrap_or_default();
         let place = recent.iter().rposition(|known| *known == chunk).map(|place| old + place);
         let place = place.unwrap_or_else(|| {
-            line.chunks.push(chunk);
-            line.chunks.len() - 1
+            written.chunks.push(chunk);
+            written.chunks.len() - 1
         });
-        line.cuts.extend([u32::try_from(place).unwrap_or(u32::MAX), *offset, *len]);
+        written.cuts.extend([u32::try_from(place).unwrap_or(u32::MAX), *offset, *len]);
     }
-    line.serialize(serializer)
+    written.serialize(serializer)
 }
 
 pub(super) fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Extent>, D::Error> {
-    let Line { chunks, cuts } = Line::deserialize(deserializer)?;
+    let Written { chunks, cuts } = Written::deserialize(deserializer)?;
     let (cuts, rest) = cuts.as_chunks::<3>();
     if !rest.is_empty() || cuts.len() > EXTENTS_MAX {
         return Err(D::Error::custom("its cuts are no extents, or too many"));
