@@ -129,15 +129,16 @@ impl Server {
         loop {
             self.alive()?;
             looks_alive()?;
-            if !self.instance.is_ready() {
-                tokio::time::sleep(POLL).await;
-                continue;
+            if self.instance.is_ready() {
+                match connect(&self.instance, "template1").await {
+                    Ok(client) => return Ok(client),
+                    Err(error) if is_starting(&error) => {}
+                    Err(error) => {
+                        return Err(Error::sql(&self.instance.node, "connect to its socket")(error));
+                    }
+                }
             }
-            match connect(&self.instance, "template1").await {
-                Ok(client) => return Ok(client),
-                Err(error) if is_starting(&error) => tokio::time::sleep(POLL).await,
-                Err(error) => return Err(Error::sql(&self.instance.node, "connect to its socket")(error)),
-            }
+            tokio::time::sleep(POLL).await;
         }
     }
 
