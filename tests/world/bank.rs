@@ -161,6 +161,8 @@ pub struct Verdict {
     pub expected_total: i64,
     /// Accounts whose balance is not what they began with plus their ledger rows.
     pub torn_accounts: Vec<i64>,
+    /// What the first of them holds more than it should.
+    pub torn_by: i64,
     pub transfers: usize,
     /// Of the truth's transfers: those that had to be in, and that had to be out.
     pub must_in: usize,
@@ -177,8 +179,9 @@ impl Verdict {
         if self.total != self.expected_total {
             problems.push(format!("the accounts hold {} and not {}", self.total, self.expected_total));
         }
-        if !self.torn_accounts.is_empty() {
-            problems.push(format!("{} accounts disagree with the ledger", self.torn_accounts.len()));
+        if let Some(first) = self.torn_accounts.first() {
+            let all = self.torn_accounts.len();
+            problems.push(format!("{all} accounts disagree with the ledger, first {first} by {}", self.torn_by));
         }
         if let Some(first) = self.missing.first() {
             problems.push(format!(
@@ -205,10 +208,13 @@ impl Books {
             *expected.entry(*target).or_default() += amount;
         }
         let ids: BTreeSet<i64> = expected.keys().chain(self.balances.keys()).copied().collect();
+        let torn: Vec<i64> = ids.into_iter().filter(|id| expected.get(id) != self.balances.get(id)).collect();
+        let of = |books: &BTreeMap<i64, i64>| torn.first().and_then(|id| books.get(id)).copied().unwrap_or(0);
         let mut verdict = Verdict {
             total: self.balances.values().sum(),
             expected_total: bank.accounts() * INITIAL,
-            torn_accounts: ids.into_iter().filter(|id| expected.get(id) != self.balances.get(id)).collect(),
+            torn_by: of(&self.balances) - of(&expected),
+            torn_accounts: torn,
             transfers: self.ledger.len(),
             prepared: self.prepared.clone(),
             ..Verdict::default()
