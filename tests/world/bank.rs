@@ -181,7 +181,8 @@ impl Verdict {
         }
         if let Some(first) = self.torn_accounts.first() {
             let all = self.torn_accounts.len();
-            problems.push(format!("{all} accounts disagree with the ledger, first {first} by {}", self.torn_by));
+            problems
+                .push(format!("{all} accounts disagree with the ledger, first {first} by {}", self.torn_by));
         }
         if let Some(first) = self.missing.first() {
             problems.push(format!(

@@ -45,7 +45,7 @@ pub(super) async fn record(scene: &mut Scene) -> anyhow::Result<Recorded> {
     wait(2000).await;
     scene.cluster.coordinator()?.run(DATABASE, "alter table ledger add column note text").await?;
     wait(1000).await;
-    move_shard(scene, 1, 2).await?;
+    move_shard(scene, &traffic, 1, 2).await?;
     wait(500).await;
     end_sessions_between_phases(scene).await?;
     wait(500).await;
@@ -58,7 +58,7 @@ pub(super) async fn record(scene: &mut Scene) -> anyhow::Result<Recorded> {
     wait(1000).await;
     let before_added = clock::now();
     scene.add_worker(ADDED).await?;
-    move_shard(scene, 2, 3).await?;
+    move_shard(scene, &traffic, 2, 3).await?;
     scene.protected.wait_for_shape(before_added).await?;
     scene.protected.wait_for_backups(Duration::from_secs(120)).await?;
     wait(1000).await;
@@ -66,7 +66,7 @@ pub(super) async fn record(scene: &mut Scene) -> anyhow::Result<Recorded> {
     end_sessions_between_phases(scene).await?;
     crash(scene, 1).await?;
     wait(2000).await;
-    move_shard(scene, 3, 1).await?;
+    move_shard(scene, &traffic, 3, 1).await?;
     wait(2000).await;
     let end = clock::now();
     wait(1000).await;
@@ -120,9 +120,11 @@ async fn crash(scene: &mut Scene, node: usize) -> anyhow::Result<()> {
     server.start()
 }
 
-/// Moves a shard that has no transaction in doubt: Citus copies what is committed, and a transaction that is left
-/// prepared there while its shard is moved is later committed into the old copy, and lost.
-async fn move_shard(scene: &Scene, from: i32, to: i32) -> anyhow::Result<()> {
+/// Moves a shard while nobody writes and nothing is in doubt. Citus itself loses writes that meet a move: a transaction
+/// that is left prepared meanwhile is later committed into the old copy, and so are statements of a client
+/// of a worker that waited for the move. Then the source is torn, and no restore of it can be judged.
+async fn move_shard(scene: &Scene, traffic: &Traffic, from: i32, to: i32) -> anyhow::Result<()> {
+    let _held = traffic.held().await;
     recover(scene).await?;
     scene.move_shard(from, to).await
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use pitrus::clock;
+use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
@@ -19,6 +20,8 @@ const CONNECT_AGAIN: Duration = Duration::from_millis(100);
 /// Running clients.
 pub(super) struct Traffic {
     stop: Arc<AtomicBool>,
+    /// Each transfer holds it shared.
+    gate: Arc<RwLock<()>>,
     clients: Vec<JoinHandle<Seen>>,
 }
 
@@ -44,7 +47,7 @@ struct Caller {
 impl Traffic {
     /// Starts so many clients on each of the coordinator and the first worker.
     pub(super) fn start(cluster: &Cluster, bank: &Bank, clients: usize) -> Traffic {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(RwLock::new(())));
         let accounts: Vec<i64> = (1..=bank.accounts()).collect();
         let all = clients * 2;
         let callers = (0..all).map(|number| Caller {
@@ -56,8 +59,14 @@ impl Traffic {
             client: None,
             seen: Seen::default(),
         });
-        let clients = callers.map(|caller| tokio::spawn(caller.run(Arc::clone(&stop)))).collect();
-        Traffic { stop, clients }
+        let clients = callers.map(|caller| tokio::spawn(caller.run(Arc::clone(&stop), Arc::clone(&gate))));
+        let clients = clients.collect();
+        Traffic { stop, gate, clients }
+    }
+
+    /// Waits for the transfers under way, and lets none begin while what it returns is held.
+    pub(super) async fn held(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().await
     }
 
     /// Lets every client finish its transfer.
@@ -75,12 +84,14 @@ impl Traffic {
 }
 
 impl Caller {
-    async fn run(mut self, stop: Arc<AtomicBool>) -> Seen {
+    async fn run(mut self, stop: Arc<AtomicBool>, gate: Arc<RwLock<()>>) -> Seen {
         while !stop.load(Ordering::Relaxed) {
+            let open = gate.read().await;
             if self.client.is_none() {
                 self.client = connect(&self.conninfo).await.ok();
             }
             let Some(client) = &self.client else {
+                drop(open);
                 tokio::time::sleep(CONNECT_AGAIN).await;
                 continue;
             };
@@ -96,6 +107,7 @@ impl Caller {
                     self.client = None;
                 }
             }
+            drop(open);
             tokio::time::sleep(PAUSE).await;
         }
         self.seen
