@@ -11,8 +11,7 @@ mod timing;
 use std::hint::black_box;
 use std::time::Duration;
 
-use aes_gcm::aead::inout::InOutBuf;
-use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
+use pitrus::loops::Cipher;
 use pitrus::manifest::backup::{Entry, Extent, Kind, read_line};
 use pitrus::pgfile::page::{PAGE_BYTES, checksum};
 use pitrus::seal::{CHUNK_BYTES, EpochKey, Form, KeyRing, Sealer, Walk};
@@ -74,11 +73,11 @@ fn main() {
             format!("{:.2} of zstd alone", ratio(alone, sealed)),
         );
     }
-    let cipher = Aes256Gcm::new(&[7; 32].into());
+    let cipher = Cipher::new(&[7; 32]);
     let mut text = plain.clone();
     let encrypted = median(|| {
         for chunk in text.chunks_mut(CHUNK_BYTES) {
-            black_box(cipher.encrypt_inout_detached(&[9; 12].into(), b"", InOutBuf::from(chunk)).unwrap());
+            black_box(cipher.seal([9; 12], &[], chunk));
         }
     });
     row("AES-256-GCM alone", encrypted, "of what zstd leaves only".into());

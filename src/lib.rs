@@ -3,7 +3,7 @@
 //! The floors. A module names only floors below its own; above floor 1 nobody names a neighbour
 //! (`tests/it/tidy.rs` checks it).
 //!
-//! 0. words: [`lsn`] [`timeline`] [`ids`] [`moment`] [`class`] [`clock`] [`retry`] [`flow`] — values everyone may speak; no I/O but [`folio`]: how a file is written
+//! 0. words: [`lsn`] [`timeline`] [`ids`] [`moment`] [`class`] [`clock`] [`retry`] [`flow`] — values everyone may speak; [`loops`] over every byte; no I/O but [`folio`]: how a file is written
 //! 1. formats: [`wal`] [`pgfile`] [`citus`] [`seal`] [`manifest`] — bytes in, values out, pure
 //! 2. judgement: [`cut`] [`skew`] [`retention`] — decisions over values, pure
 //! 3. worlds: [`zones`] [`node`] [`waldir`] — one outside thing each
@@ -13,6 +13,8 @@
 //! 7. [`agent`] — the jobs of one node, side by side
 //! 8. [`cli`] — the face; only it and the agent combine jobs
 #![forbid(unsafe_code)]
+
+pub use pitrus_loops as loops;
 
 pub mod class;
 pub mod clock;

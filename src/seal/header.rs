@@ -3,9 +3,10 @@
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::key::{EpochId, EpochKey, cipher, take};
+use super::key::{EpochId, EpochKey, take};
 use super::{CHUNK_BYTES, Error, Form};
 use crate::clock;
+use crate::loops::Cipher;
 
 pub(super) const MAGIC: &[u8; 6] = b"PITRUS";
 pub(super) const VERSION: u8 = 1;
@@ -49,7 +50,8 @@ pub(super) fn create(epoch: &EpochKey, name: &str, chunk_bytes: usize, form: For
     header.push(0);
     header.extend_from_slice(&salt);
     let mut wrapped = *data_key;
-    let tag = cipher(&wrapping_key(epoch, &salt)).seal([0; 12], &[&header, name.as_bytes()], &mut wrapped);
+    let tag =
+        Cipher::new(&wrapping_key(epoch, &salt)).seal([0; 12], &[&header, name.as_bytes()], &mut wrapped);
     header.extend_from_slice(&wrapped);
     header.extend_from_slice(&tag);
     let binding = bind(&header, name);
@@ -100,7 +102,7 @@ pub(super) fn open<'k>(
     let epoch = EpochId(epoch);
     let key = find(epoch).ok_or_else(|| Error::UnknownEpoch { name: name.to_owned(), epoch })?;
     let mut data_key = Zeroizing::new(wrapped);
-    cipher(&wrapping_key(key, &salt))
+    Cipher::new(&wrapping_key(key, &salt))
         .open([0; 12], &[bound, name.as_bytes()], data_key.as_mut_slice(), tag)
         .ok_or_else(|| damaged("its header, or its name, is not what was sealed"))?;
     // What follows was written by a holder of the key.

@@ -1,17 +1,16 @@
-//! Keys: the master key, the epoch keys it wraps, and the cipher under all of them.
+//! Keys: the master key, and the epoch keys it wraps.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use aes_gcm::aead::inout::InOutBuf;
-use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::Error;
 use super::header::{KIND_KEY, MAGIC, VERSION, preamble};
 use crate::clock;
+use crate::loops::Cipher;
 
 /// The key from which everything else is opened. Kept by the operator, never in a zone.
 #[derive(Clone)]
@@ -137,7 +136,7 @@ impl EpochKey {
         object.extend_from_slice(&master.id.0);
         object.extend_from_slice(&self.id.0);
         let mut wrapped = *self.bytes;
-        let tag = cipher(&master.bytes).seal(nonce, &[&object, name.as_bytes()], &mut wrapped);
+        let tag = Cipher::new(&master.bytes).seal(nonce, &[&object, name.as_bytes()], &mut wrapped);
         object.extend_from_slice(&nonce);
         object.extend_from_slice(&wrapped);
         object.extend_from_slice(&tag);
@@ -163,7 +162,7 @@ impl EpochKey {
         }
         let bound = object.get(..8 + 8 + 16).ok_or_else(short)?;
         let mut bytes = Zeroizing::new(wrapped);
-        cipher(&master.bytes)
+        Cipher::new(&master.bytes)
             .open(nonce, &[bound, name.as_bytes()], bytes.as_mut_slice(), tag)
             .ok_or_else(|| damaged("the wrapped key, or its name, is not what was stored"))?;
         Ok(EpochKey { id, bytes })
@@ -202,38 +201,6 @@ impl KeyRing {
 
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
-    }
-}
-
-/// AES-256-GCM under one key.
-#[derive(Clone)]
-pub(super) struct Cipher(Aes256Gcm);
-
-pub(super) fn cipher(key: &[u8; 32]) -> Cipher {
-    Cipher(Aes256Gcm::new(key.into()))
-}
-
-impl Cipher {
-    /// Encrypts in place and returns the tag. `bound` is authenticated as one text, joined.
-    pub(super) fn seal(&self, nonce: [u8; 12], bound: &[&[u8]], buffer: &mut [u8]) -> [u8; 16] {
-        let tag = self
-            .0
-            .encrypt_inout_detached(&nonce.into(), &bound.concat(), InOutBuf::from(buffer))
-            .expect("a chunk is far shorter than the 64 GiB that GCM allows");
-        tag.into()
-    }
-
-    /// Decrypts in place; `None`, and unchanged bytes, where the tag does not fit.
-    pub(super) fn open(
-        &self,
-        nonce: [u8; 12],
-        bound: &[&[u8]],
-        buffer: &mut [u8],
-        tag: [u8; 16],
-    ) -> Option<()> {
-        self.0
-            .decrypt_inout_detached(&nonce.into(), &bound.concat(), InOutBuf::from(buffer), &tag.into())
-            .ok()
     }
 }
 

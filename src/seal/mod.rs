@@ -18,7 +18,6 @@
 #![doc = include_str!("format.md")]
 #![deny(clippy::indexing_slicing)]
 
-mod columns;
 mod header;
 mod key;
 mod open;

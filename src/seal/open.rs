@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 
 use super::header::{self, HEADER_BYTES, Secrets};
-use super::key::{Cipher, cipher, take};
+use super::key::take;
 use super::sealer::{PREFIX_BYTES, TAG_BYTES, TRAILER_BYTES, nonce, trailer};
 use super::{Error, Form, KeyRing, squeeze};
+use crate::loops::Cipher;
 
 thread_local! {
     /// Where a chunk is decrypted; fresh memory for each would cost as much as the decryption.
@@ -30,7 +31,7 @@ impl Opener {
         let Secrets { data_key, nonce_prefix, binding, chunk_bytes, form } = secrets;
         Ok(Opener {
             name: name.to_owned(),
-            cipher: cipher(&data_key),
+            cipher: Cipher::new(&data_key),
             nonce_prefix,
             binding,
             chunk_bytes,

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::header::{self, Secrets};
-use super::key::{Cipher, cipher};
 use super::{CHUNK_BYTES, EpochKey, Error, Form, squeeze};
+use crate::loops::Cipher;
 
 /// Where a sealed chunk lies in its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl ObjectKey {
         ObjectKey(Arc::new(Shared {
             name: name.to_owned(),
             header,
-            cipher: cipher(&data_key),
+            cipher: Cipher::new(&data_key),
             nonce_prefix,
             binding,
             form,

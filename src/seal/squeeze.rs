@@ -8,7 +8,7 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 use zstd::zstd_safe::CParameter;
 
-use super::columns;
+use crate::loops::columns;
 
 /// What the chunks of an object hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

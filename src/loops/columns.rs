@@ -11,8 +11,8 @@
 
 use wide::u8x16;
 
-/// The length of a page; bytes behind the last whole one stay as they are.
-const PAGE_BYTES: usize = 8192;
+use super::PAGE_BYTES;
+
 /// `SizeOfPageHeaderData`, where line pointers begin.
 const HEADER_BYTES: usize = 24;
 /// `MAXIMUM_ALIGNOF`: tuples begin and end at multiples of it. Also how many bytes of how many tuples are turned
@@ -64,8 +64,8 @@ fn tuple_length(item: &[u8; 4]) -> usize {
 }
 
 /// Replaces what `laid` holds by `plain` with the columns of its pages laid out; returns how many bytes of tuples
-/// there are.
-pub(super) fn lay(plain: &[u8], laid: &mut Vec<u8>) -> usize {
+/// there are. Bytes behind the last whole page stay as they are.
+pub fn lay(plain: &[u8], laid: &mut Vec<u8>) -> usize {
     laid.resize(plain.len(), 0);
     let ((pages, rest), (to, behind)) = (plain.as_chunks(), laid.as_chunks_mut());
     behind.copy_from_slice(rest);
@@ -87,7 +87,7 @@ fn lay_page(page: &Page, to: &mut Page) -> usize {
 }
 
 /// Makes what was laid out the pages again.
-pub(super) fn restore(bytes: &mut [u8]) {
+pub fn restore(bytes: &mut [u8]) {
     let mut kept = [0; PAGE_BYTES];
     for page in bytes.as_chunks_mut().0 {
         let Some(Table { begin, rows, width }) = Table::of(page) else { continue };
