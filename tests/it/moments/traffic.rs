@@ -87,30 +87,32 @@ impl Caller {
     async fn run(mut self, stop: Arc<AtomicBool>, gate: Arc<RwLock<()>>) -> Seen {
         while !stop.load(Ordering::Relaxed) {
             let open = gate.read().await;
-            if self.client.is_none() {
-                self.client = connect(&self.conninfo).await.ok();
-            }
-            let Some(client) = &self.client else {
-                drop(open);
-                tokio::time::sleep(CONNECT_AGAIN).await;
-                continue;
-            };
-            self.next_id += 1;
-            let dice = clock::random::<4>();
-            let transfer = transfer(self.next_id, self.initiator, &self.accounts, dice);
-            match work(client, &transfer, dice[3]).await {
-                Ok(true) => self.commit(transfer).await,
-                Ok(false) => self.seen.aborted.push(transfer.id),
-                // It was not told to commit, so it cannot have.
-                Err(_) => {
-                    self.seen.aborted.push(transfer.id);
-                    self.client = None;
-                }
-            }
+            let pause = self.turn().await;
             drop(open);
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
         self.seen
+    }
+
+    /// Does one transfer, where it can connect; returns how long to wait before the next.
+    async fn turn(&mut self) -> Duration {
+        if self.client.is_none() {
+            self.client = connect(&self.conninfo).await.ok();
+        }
+        let Some(client) = &self.client else { return CONNECT_AGAIN };
+        self.next_id += 1;
+        let dice = clock::random::<4>();
+        let transfer = transfer(self.next_id, self.initiator, &self.accounts, dice);
+        match work(client, &transfer, dice[3]).await {
+            Ok(true) => self.commit(transfer).await,
+            Ok(false) => self.seen.aborted.push(transfer.id),
+            // It was not told to commit, so it cannot have.
+            Err(_) => {
+                self.seen.aborted.push(transfer.id);
+                self.client = None;
+            }
+        }
+        PAUSE
     }
 
     async fn commit(&mut self, mut transfer: Transfer) {
